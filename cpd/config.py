@@ -1,0 +1,228 @@
+"""The typed pipeline.yaml. Defaults live here alone; ``cpd.config_file`` reads a file into these types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+MODELS = (
+    "tsm-tiny", "tsn-tiny",
+    "tsm-resnet18", "tsm-resnet34", "tsm-resnet50", "tsm-mobilenetv2",
+    "tsn-resnet18", "tsn-resnet34", "tsn-resnet50", "tsn-mobilenetv2",
+)  # fmt: skip
+
+
+class Section(BaseModel):
+    """A part of pipeline.yaml: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rendered(Section):
+    """Clips the project renders itself: eight classes that differ by motion alone."""
+
+    train: Count = Field(96, description="Training clips per class.")
+    validation: Count = Field(16, description="Validation clips per class.")
+    test: Count = Field(40, description="Test clips per class.")
+    size: Annotated[int, Field(ge=32)] = Field(64, description="Height and width in pixels.")
+
+
+class Data(Section):
+    """Where the clips come from: exactly one of rendered, folder or list."""
+
+    rendered: Rendered | None = Field(None, description="Render the clips; needs nothing from outside.")
+    folder: Path | None = Field(
+        None,
+        description="A folder of class folders, or of train/validation/test folders of class folders.",
+    )
+    list: Path | None = Field(
+        None, description="A list file, or a folder of list files where the format has several."
+    )
+    format: Literal["csv", "kinetics", "something-something", "jester"] = Field(
+        "csv", description="Format of the list: csv has the columns path, label, split (and, if any, group)."
+    )
+    root: Path | None = Field(
+        None, description="Folder that paths in the list start from; default: the list's own."
+    )
+    validation_fraction: Fraction = Field(
+        0.15,
+        description="Taken from training, by group where the list has groups, if there is no validation split.",
+    )
+    test_fraction: Fraction = Field(0.2, description="Taken likewise if there is no test split.")
+    max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
+    cache_gb: NonNegative = Field(
+        2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(
+                f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}"
+            )
+        return self
+
+
+class ClipSection(Section):
+    """The input contract of both models; see cpd.clip.ClipSpec."""
+
+    frames: Count = 8
+    resize: Count | tuple[Count, Count] = Field(128, description="Short side, or exact [height, width].")
+    crop: tuple[Count, Count] = Field((112, 112), description="[height, width] the model sees.")
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.spec()
+        return self
+
+    def spec(self) -> ClipSpec:
+        return ClipSpec(frames=self.frames, resize=self.resize, crop=self.crop, mean=self.mean, std=self.std)
+
+
+class Augment(Section):
+    """How training clips are varied; evaluation never is."""
+
+    flip: bool = Field(False, description="Mirror half of the clips.")
+    flip_labels: dict[str, str] = Field(
+        {}, description="Label of a mirrored clip where it changes, such as left: right."
+    )
+    crop_scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0),
+        description="Smallest and largest side of the random crop, as a fraction of the largest that fits.",
+    )
+    brightness: Fraction = Field(0.0, description="Largest relative change.")
+    contrast: Fraction = Field(0.0, description="Largest relative change.")
+
+
+class Model(Section):
+    """One network and how it is trained."""
+
+    model: Literal[MODELS] = Field("tsm-tiny", description="Temporal model and backbone.")  # type: ignore[valid-type]
+    width: Count | None = Field(None, description="Channels of the first stage (tiny models).")
+    blocks: Count | None = Field(
+        None, description="Residual blocks in each of the four stages (tiny models)."
+    )
+    checkpoint: Path | None = Field(
+        None, description="Weights to start from: safetensors, or .pth (read weights_only)."
+    )
+    shift_fraction: Fraction = Field(0.25, description="Share of channels a TSM shifts, half each way.")
+    dropout: Fraction = 0.0
+    epochs: Annotated[int, Field(ge=0)] = Field(25, description="0 uses the checkpoint as it is.")
+    batch_size: Count = 32
+    learning_rate: Positive = 2e-3
+    weight_decay: NonNegative = 0.05
+    label_smoothing: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _tiny_only(self) -> Self:
+        if not self.model.endswith("-tiny") and (self.width is not None or self.blocks is not None):
+            raise ValueError(f"width and blocks belong to tiny models, not to {self.model}")
+        if self.epochs == 0 and self.checkpoint is None:
+            raise ValueError("epochs: 0 needs a checkpoint")
+        return self
+
+
+class Spectrum(Section):
+    """Feature spectrum distillation: match the temporal frequency spectrum of each stage's features."""
+
+    weight: NonNegative = Field(10.0, description="0 switches the term off.")
+    form: Literal["amplitude", "log-amplitude", "complex"] = "amplitude"
+    align: Literal["attention", "adapter"] = Field(
+        "attention", description="How both are brought to one shape."
+    )
+    dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
+
+
+class Parameters(Section):
+    """Parameter distribution distillation: match the frequency distribution of the kernels."""
+
+    weight: NonNegative = Field(0.05, description="0 switches the term off.")
+    form: Literal["energy", "quantiles"] = "energy"
+    decay: bool = Field(False, description="Let the weight fall to zero over the training.")
+
+
+class Distill(Section):
+    """How the student learns from the teacher."""
+
+    cross_entropy: NonNegative = Field(0.1, description="Weight of the true labels.")
+    logits: NonNegative = Field(
+        0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off."
+    )
+    temperature: Positive = 4.0
+    spectrum: Spectrum = Spectrum()
+    parameters: Parameters = Parameters()
+    collaboration: Literal["fixed", "learned", "confidence", "sampled"] = Field(
+        "fixed",
+        description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
+        "or one distillation term drawn at each step.",
+    )
+
+
+class Export(Section):
+    """What is made of the trained models."""
+
+    opset: Annotated[int, Field(ge=17)] = 18
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    engine: bool = Field(
+        True, description="Build student.trt with tensorrt, or else tensorrt_rtx, where installed."
+    )
+    max_batch: Count = Field(8, description="Largest batch an engine accepts.")
+    workspace_bytes: Count = Field(1 << 30, description="Scratch memory an engine may use.")
+
+
+class Gates(Section):
+    """What the student must reach; a gate left out is not checked. Each is decided with its confidence interval."""
+
+    top1_min: Fraction | None = None
+    top1_retained_min: NonNegative | None = Field(None, description="Student's top-1 over teacher's top-1.")
+    agreement_min: Fraction | None = Field(
+        None, description="Share of clips where student and teacher agree."
+    )
+    logit_difference_max: Positive | None = Field(
+        1e-4, description="Largest torch to ONNX difference (fp32)."
+    )
+    speedup_min: Positive | None = Field(
+        None, description="Teacher's median latency over the student's, same runtime."
+    )
+    latency_p50_ms_max: Positive | None = None
+    latency_p99_ms_max: Positive | None = None
+
+
+class Validate(Section):
+    """How the verdict is reached."""
+
+    latency_runs: Count = Field(200, description="Timed runs of each engine, in turns, after warm-up.")
+    gates: Gates = Gates()
+
+
+class Pipeline(Section):
+    """A whole pipeline.yaml."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: Path | None = Field(None, description="Run folder; default runs/<name>.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: Data
+    clip: ClipSection = ClipSection()
+    augment: Augment = Augment()
+    teacher: Model
+    student: Model
+    distill: Distill = Distill()
+    export: Export = Export()
+    validate_: Validate = Field(Validate(), alias="validate")
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output or Path("runs") / self.name

@@ -1,0 +1,108 @@
+"""The audited clip table, ``data/clips.csv``: every usable clip of a run, with what decoding it showed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpd.errors import DataError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+COLUMNS = (
+    "path",
+    "label",
+    "split",
+    "codec",
+    "height",
+    "width",
+    "rotation",
+    "bit_depth",
+    "frames",
+    "times_ms",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One usable video of the data set."""
+
+    path: Path
+    label: str
+    split: Split
+    codec: str
+    height: int
+    """Pixels, as displayed."""
+    width: int
+    rotation: int
+    bit_depth: int
+    times_s: NDArray[np.float64]
+    """(frames,) presentation times in seconds."""
+
+
+def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
+    """Sorts names as people do: 2 before 10."""
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", text))
+
+
+def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """The distinct labels in natural order; a label's position is its class index."""
+    return tuple(sorted(set(labels), key=natural_key))
+
+
+def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]) -> None:
+    """Writes the table. Times are kept only for clips of variable rate; the others are told by their count."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for clip, variable in zip(clips, variable_rate, strict=True):
+            times_ms = " ".join(f"{time * 1e3:.3f}" for time in clip.times_s) if variable else ""
+            writer.writerow([
+                clip.path, clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
+                clip.bit_depth, len(clip.times_s), times_ms,
+            ])  # fmt: skip
+
+
+def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
+    """The clips of one split, or of all.
+
+    Raises:
+        DataError: the table is missing or not one of ours.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no clip table", "run the data stage first")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise DataError(f"{path}: not a clip table", "run the data stage again")
+        rows = [row for row in reader if split is None or row["split"] == split]
+    return [
+        Clip(
+            path=Path(row["path"]),
+            label=row["label"],
+            split=row["split"],  # type: ignore[arg-type]  # written by write_clips
+            codec=row["codec"],
+            height=int(row["height"]),
+            width=int(row["width"]),
+            rotation=int(row["rotation"]),
+            bit_depth=int(row["bit_depth"]),
+            times_s=np.array(row["times_ms"].split(), dtype=np.float64) / 1e3
+            if row["times_ms"]
+            else np.arange(int(row["frames"]), dtype=np.float64),
+        )
+        for row in rows
+    ]
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

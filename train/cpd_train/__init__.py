@@ -1,0 +1,1 @@
+"""From clips to a trained teacher and a distilled student."""
