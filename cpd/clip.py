@@ -46,9 +46,7 @@ class ClipSpec:
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise ValueError(f"crop must be (height, width), each at least 1, got {self.crop}")
         fits = (
-            min(sides) >= max(self.crop)
-            if len(sides) == 1
-            else (sides[0] >= self.crop[0] and sides[1] >= self.crop[1])
+            min(sides) >= max(self.crop) if len(sides) == 1 else (sides[0] >= self.crop[0] and sides[1] >= self.crop[1])
         )
         if not fits:
             raise ValueError(f"crop {self.crop} is larger than the resized frame ({self.resize})")
@@ -87,9 +85,7 @@ class ClipSpec:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown keys in a clip specification: {', '.join(unknown)}")
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def segment_indices(
@@ -117,7 +113,8 @@ def segment_indices(
         return np.minimum(np.floor(fractions * count).astype(np.int64), count - 1)
     end_s = times_s[-1] + np.median(np.diff(times_s))
     targets_s = times_s[0] + fractions * (end_s - times_s[0])
-    return np.clip(np.searchsorted(times_s, targets_s, side="right") - 1, 0, count - 1)
+    shown: NDArray[np.int64] = np.searchsorted(times_s, targets_s, side="right") - 1
+    return shown.clip(0, count - 1)
 
 
 def is_variable_rate(times_s: NDArray[np.float64]) -> bool:

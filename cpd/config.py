@@ -44,32 +44,24 @@ class Data(Section):
         None,
         description="A folder of class folders, or of train/validation/test folders of class folders.",
     )
-    list: Path | None = Field(
-        None, description="A list file, or a folder of list files where the format has several."
-    )
+    list: Path | None = Field(None, description="A list file, or a folder of list files where the format has several.")
     format: Literal["csv", "kinetics", "something-something", "jester"] = Field(
         "csv", description="Format of the list: csv has the columns path, label, split (and, if any, group)."
     )
-    root: Path | None = Field(
-        None, description="Folder that paths in the list start from; default: the list's own."
-    )
+    root: Path | None = Field(None, description="Folder that paths in the list start from; default: the list's own.")
     validation_fraction: Fraction = Field(
         0.15,
         description="Taken from training, by group where the list has groups, if there is no validation split.",
     )
     test_fraction: Fraction = Field(0.2, description="Taken likewise if there is no test split.")
     max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
-    cache_gb: NonNegative = Field(
-        2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch."
-    )
+    cache_gb: NonNegative = Field(2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
         if len(sources) != 1:
-            raise ValueError(
-                f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}"
-            )
+            raise ValueError(f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}")
         return self
 
 
@@ -111,9 +103,7 @@ class Model(Section):
 
     model: Literal[MODELS] = Field("tsm-tiny", description="Temporal model and backbone.")  # type: ignore[valid-type]
     width: Count | None = Field(None, description="Channels of the first stage (tiny models).")
-    blocks: Count | None = Field(
-        None, description="Residual blocks in each of the four stages (tiny models)."
-    )
+    blocks: Count | None = Field(None, description="Residual blocks in each of the four stages (tiny models).")
     checkpoint: Path | None = Field(
         None, description="Weights to start from: safetensors, or .pth (read weights_only)."
     )
@@ -139,9 +129,7 @@ class Spectrum(Section):
 
     weight: NonNegative = Field(10.0, description="0 switches the term off.")
     form: Literal["amplitude", "log-amplitude", "complex"] = "amplitude"
-    align: Literal["attention", "adapter"] = Field(
-        "attention", description="How both are brought to one shape."
-    )
+    align: Literal["attention", "adapter"] = Field("attention", description="How both are brought to one shape.")
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
 
 
@@ -157,9 +145,7 @@ class Distill(Section):
     """How the student learns from the teacher."""
 
     cross_entropy: NonNegative = Field(0.1, description="Weight of the true labels.")
-    logits: NonNegative = Field(
-        0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off."
-    )
+    logits: NonNegative = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
     temperature: Positive = 4.0
     spectrum: Spectrum = Spectrum()
     parameters: Parameters = Parameters()
@@ -175,9 +161,7 @@ class Export(Section):
 
     opset: Annotated[int, Field(ge=17)] = 18
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
-    engine: bool = Field(
-        True, description="Build student.trt with tensorrt, or else tensorrt_rtx, where installed."
-    )
+    engine: bool = Field(True, description="Build student.trt with tensorrt, or else tensorrt_rtx, where installed.")
     max_batch: Count = Field(8, description="Largest batch an engine accepts.")
     workspace_bytes: Count = Field(1 << 30, description="Scratch memory an engine may use.")
 
@@ -187,15 +171,9 @@ class Gates(Section):
 
     top1_min: Fraction | None = None
     top1_retained_min: NonNegative | None = Field(None, description="Student's top-1 over teacher's top-1.")
-    agreement_min: Fraction | None = Field(
-        None, description="Share of clips where student and teacher agree."
-    )
-    logit_difference_max: Positive | None = Field(
-        1e-4, description="Largest torch to ONNX difference (fp32)."
-    )
-    speedup_min: Positive | None = Field(
-        None, description="Teacher's median latency over the student's, same runtime."
-    )
+    agreement_min: Fraction | None = Field(None, description="Share of clips where student and teacher agree.")
+    logit_difference_max: Positive | None = Field(1e-4, description="Largest torch to ONNX difference (fp32).")
+    speedup_min: Positive | None = Field(None, description="Teacher's median latency over the student's, same runtime.")
     latency_p50_ms_max: Positive | None = None
     latency_p99_ms_max: Positive | None = None
 

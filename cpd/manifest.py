@@ -91,9 +91,7 @@ class Manifest:
             if not labels or not all(isinstance(label, str) for label in labels):
                 raise ValueError("labels must be a list of names")
             if engine is not None and Path(engine["onnx"]).name != engine["onnx"]:
-                raise ValueError(
-                    f"engine.onnx must be a file name in the same folder, got {engine['onnx']!r}"
-                )
+                raise ValueError(f"engine.onnx must be a file name in the same folder, got {engine['onnx']!r}")
             return cls(
                 labels=tuple(labels),
                 clip=ClipSpec.from_dict(values.pop("clip")),
@@ -101,9 +99,7 @@ class Manifest:
                 **values,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(
-                f"{where}: its manifest cannot be used: {error}", "export the model again"
-            ) from error
+            raise EngineError(f"{where}: its manifest cannot be used: {error}", "export the model again") from error
 
 
 def engine_manifest_path(engine: Path) -> Path:

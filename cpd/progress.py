@@ -10,8 +10,6 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def track(
-    items: Iterable[Item], description: str, total: int | None = None, unit: str = "clip"
-) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int | None = None, unit: str = "clip") -> Iterator[Item]:
     """Yields the items and shows on stderr how far along they are."""
     yield from tqdm(items, desc=f"  {description}", total=total, unit=unit, leave=False, disable=None)

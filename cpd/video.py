@@ -117,9 +117,7 @@ def read_clip(path: Path, spec: ClipSpec) -> Frames:
 def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``."""
     sideways = _rotation(frame) in (90, 270)
-    height, width = spec.resized_size(
-        *((frame.width, frame.height) if sideways else (frame.height, frame.width))
-    )
+    height, width = spec.resized_size(*((frame.width, frame.height) if sideways else (frame.height, frame.width)))
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
     top, left = spec.crop_corner(height, width)
     upright = _rgb(frame, **size)
