@@ -85,7 +85,8 @@ class ClipSpec:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"unknown keys in a clip specification: {', '.join(unknown)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        typed: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**typed)
 
 
 def segment_indices(
