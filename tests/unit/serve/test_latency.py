@@ -1,0 +1,69 @@
+"""Measuring in turns, and summing up what was measured."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+import numpy as np
+import pytest
+
+from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, measure, summarise, warm_up
+
+
+def test_summary_holds_the_percentiles_in_milliseconds() -> None:
+    summary = summarise(np.arange(101) / 1e3)
+    assert (summary.p50_ms, summary.p90_ms, summary.p99_ms, summary.runs) == pytest.approx((50.0, 90.0, 99.0, 101))
+    assert summary.to_dict() == pytest.approx({"p50": 50.0, "p90": 90.0, "p99": 99.0, "runs": 101})
+
+
+def test_summary_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no latency samples"):
+        summarise(np.empty(0))
+
+
+def test_each_runner_is_timed_as_often_as_asked_in_random_turns() -> None:
+    calls: list[str] = []
+    samples_s = measure({name: lambda name=name: calls.append(name) for name in "ab"}, runs=5 * BLOCK_RUNS + 3)
+    assert {name: len(values) for name, values in samples_s.items()} == {"a": 43, "b": 43}
+    turns = "".join(call for call, before in zip(calls, ["", *calls], strict=False) if call != before)
+    # Six rounds; where the order of two rounds differs, one engine has two turns in a row and they melt into one.
+    assert "ab" in turns
+    assert "ba" in turns
+
+
+def test_order_follows_the_seed() -> None:
+    def order(seed: int) -> list[str]:
+        calls: list[str] = []
+        measure({name: lambda name=name: calls.append(name) for name in "abc"}, runs=64, seed=seed)
+        return [calls[-index] for index in range(1, 8 * 3 * (BLOCK_RUNS + 1), BLOCK_RUNS + 1)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_a_slower_runner_is_measured_slower() -> None:
+    samples_s = measure({"one": lambda: time.sleep(0.001), "three": lambda: time.sleep(0.003)}, runs=12)
+    one, three = summarise(samples_s["one"]), summarise(samples_s["three"])
+    assert one.p50_ms >= 1
+    assert three.p50_ms >= 3
+    assert three.p50_ms > one.p50_ms
+
+
+def test_warm_up_goes_on_while_calls_become_faster() -> None:
+    remaining_s = iter(np.linspace(0.004, 0.001, 4 * WARM_UP_WINDOW_RUNS).tolist() + [0.001] * 10_000)
+    assert len(warm_up(lambda: time.sleep(next(remaining_s)))) > 4 * WARM_UP_WINDOW_RUNS
+
+
+def test_the_collector_rests_while_timing_and_works_again_after() -> None:
+    states: list[bool] = []
+    measure({"a": lambda: states.append(gc.isenabled())}, runs=4)
+    assert states[-4:] == [False] * 4
+    assert gc.isenabled()
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        measure({}, runs=1)
+    with pytest.raises(ValueError, match="at least 1"):
+        measure({"a": lambda: None}, runs=0)
