@@ -1,11 +1,15 @@
-"""The typed pipeline.yaml. Defaults live here alone; ``cpd.config_file`` reads a file into these types."""
+"""The typed pipeline.yaml. Defaults live here alone; ``cpd.config_file`` reads a file into these types.
+
+The descriptions are what an editor shows beside a key (``cpd-pipeline schema``), so each says what a value does.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 
@@ -13,6 +17,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"must start with a letter or digit and hold only letters, digits, '.', '_', '-', got {name!r}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
 
 MODELS = (
     "tsm-tiny", "tsn-tiny",
@@ -24,7 +41,7 @@ MODELS = (
 class Section(BaseModel):
     """A part of pipeline.yaml: unknown keys are errors, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rendered(Section):
@@ -42,13 +59,19 @@ class Data(Section):
     rendered: Rendered | None = Field(None, description="Render the clips; needs nothing from outside.")
     folder: Path | None = Field(
         None,
-        description="A folder of class folders, or of train/validation/test folders of class folders.",
+        description="A folder of class folders, or of train/validation/test folders of class folders. "
+        "Relative paths start at pipeline.yaml's folder if they exist there, otherwise at the current one.",
     )
-    list: Path | None = Field(None, description="A list file, or a folder of list files where the format has several.")
+    list: Path | None = Field(
+        None,
+        description="A list file, or a folder of list files where the format has several. Relative as folder is.",
+    )
     format: Literal["csv", "kinetics", "something-something", "jester"] = Field(
         "csv", description="Format of the list: csv has the columns path, label, split (and, if any, group)."
     )
-    root: Path | None = Field(None, description="Folder that paths in the list start from; default: the list's own.")
+    root: Path | None = Field(
+        None, description="Folder that paths in the list start from; default: the list's own. Relative as folder is."
+    )
     validation_fraction: Fraction = Field(
         0.15,
         description="Taken from training, by group where the list has groups, if there is no validation split.",
@@ -62,17 +85,21 @@ class Data(Section):
         sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
         if len(sources) != 1:
             raise ValueError(f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
         return self
 
 
 class ClipSection(Section):
-    """The input contract of both models; see cpd.clip.ClipSpec."""
+    """What both models see of a video; it travels inside every exported model."""
 
-    frames: Count = 8
+    frames: Count = Field(8, description="Frames in a clip, one from each of as many equal segments of the video.")
     resize: Count | tuple[Count, Count] = Field(128, description="Short side, or exact [height, width].")
     crop: tuple[Count, Count] = Field((112, 112), description="[height, width] the model sees.")
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="Mean of R, G, B in 0..1; default ImageNet's.")
+    std: tuple[Positive, Positive, Positive] = Field(
+        IMAGENET_STD, description="Standard deviation of R, G, B in 0..1; default ImageNet's."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -94,8 +121,15 @@ class Augment(Section):
         (1.0, 1.0),
         description="Smallest and largest side of the random crop, as a fraction of the largest that fits.",
     )
-    brightness: Fraction = Field(0.0, description="Largest relative change.")
-    contrast: Fraction = Field(0.0, description="Largest relative change.")
+    brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
+    contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> Self:
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest:
+            raise ValueError(f"crop_scale must be [smallest, largest], above 0, got [{smallest}, {largest}]")
+        return self
 
 
 class Model(Section):
@@ -105,22 +139,22 @@ class Model(Section):
     width: Count | None = Field(None, description="Channels of the first stage (tiny models).")
     blocks: Count | None = Field(None, description="Residual blocks in each of the four stages (tiny models).")
     checkpoint: Path | None = Field(
-        None, description="Weights to start from: safetensors, or .pth (read weights_only)."
+        None, description="Weights to start from: safetensors, or .pth (read weights_only). Relative as data.folder is."
     )
     shift_fraction: Fraction = Field(0.25, description="Share of channels a TSM shifts, half each way.")
-    dropout: Fraction = 0.0
+    dropout: Fraction = Field(0.0, description="Share of features dropped before the classifier while training.")
     epochs: Annotated[int, Field(ge=0)] = Field(25, description="0 uses the checkpoint as it is.")
-    batch_size: Count = 32
-    learning_rate: Positive = 2e-3
-    weight_decay: NonNegative = 0.05
-    label_smoothing: Fraction = 0.0
+    batch_size: Count = Field(32, description="Clips in a training step.")
+    learning_rate: Positive = Field(2e-3, description="Peak of the schedule.")
+    weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
+    label_smoothing: Fraction = Field(0.0, description="Probability moved from the true label to all labels.")
 
     @model_validator(mode="after")
     def _tiny_only(self) -> Self:
         if not self.model.endswith("-tiny") and (self.width is not None or self.blocks is not None):
             raise ValueError(f"width and blocks belong to tiny models, not to {self.model}")
         if self.epochs == 0 and self.checkpoint is None:
-            raise ValueError("epochs: 0 needs a checkpoint")
+            raise ValueError("training for 0 epochs needs a checkpoint")
         return self
 
 
@@ -128,7 +162,9 @@ class Spectrum(Section):
     """Feature spectrum distillation: match the temporal frequency spectrum of each stage's features."""
 
     weight: NonNegative = Field(10.0, description="0 switches the term off.")
-    form: Literal["amplitude", "log-amplitude", "complex"] = "amplitude"
+    form: Literal["amplitude", "log-amplitude", "complex"] = Field(
+        "amplitude", description="What of the spectrum is compared; complex counts phase too."
+    )
     align: Literal["attention", "adapter"] = Field("attention", description="How both are brought to one shape.")
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
 
@@ -137,7 +173,9 @@ class Parameters(Section):
     """Parameter distribution distillation: match the frequency distribution of the kernels."""
 
     weight: NonNegative = Field(0.05, description="0 switches the term off.")
-    form: Literal["energy", "quantiles"] = "energy"
+    form: Literal["energy", "quantiles"] = Field(
+        "energy", description="Share of energy at each kernel frequency, or the spread of coefficients at each."
+    )
     decay: bool = Field(False, description="Let the weight fall to zero over the training.")
 
 
@@ -146,9 +184,9 @@ class Distill(Section):
 
     cross_entropy: NonNegative = Field(0.1, description="Weight of the true labels.")
     logits: NonNegative = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
-    temperature: Positive = 4.0
-    spectrum: Spectrum = Spectrum()
-    parameters: Parameters = Parameters()
+    temperature: Positive = Field(4.0, description="Softens both sets of logits before they are compared.")
+    spectrum: Spectrum = Field(Spectrum(), description="Feature spectrum distillation.")
+    parameters: Parameters = Field(Parameters(), description="Parameter distribution distillation.")
     collaboration: Literal["fixed", "learned", "confidence", "sampled"] = Field(
         "fixed",
         description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
@@ -159,47 +197,55 @@ class Distill(Section):
 class Export(Section):
     """What is made of the trained models."""
 
-    opset: Annotated[int, Field(ge=17)] = 18
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    opset: Annotated[int, Field(ge=17)] = Field(18, description="ONNX operator set of the exported graphs.")
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
+        ("fp32", "fp16", "int8"), description="Student graphs to make; fp32 is the one the others are made from."
+    )
     engine: bool = Field(True, description="Build student.trt with tensorrt, or else tensorrt_rtx, where installed.")
     max_batch: Count = Field(8, description="Largest batch an engine accepts.")
     workspace_bytes: Count = Field(1 << 30, description="Scratch memory an engine may use.")
+
+    @model_validator(mode="after")
+    def _fp32_first(self) -> Self:
+        if "fp32" not in self.precisions:
+            raise ValueError("precisions must name fp32, since the others are made from it")
+        return self
 
 
 class Gates(Section):
     """What the student must reach; a gate left out is not checked. Each is decided with its confidence interval."""
 
-    top1_min: Fraction | None = None
+    top1_min: Fraction | None = Field(None, description="Student's top-1 on the test clips.")
     top1_retained_min: NonNegative | None = Field(None, description="Student's top-1 over teacher's top-1.")
     agreement_min: Fraction | None = Field(None, description="Share of clips where student and teacher agree.")
     logit_difference_max: Positive | None = Field(1e-4, description="Largest torch to ONNX difference (fp32).")
     speedup_min: Positive | None = Field(None, description="Teacher's median latency over the student's, same runtime.")
-    latency_p50_ms_max: Positive | None = None
-    latency_p99_ms_max: Positive | None = None
+    latency_p50_ms_max: Positive | None = Field(None, description="Student's median latency for one clip.")
+    latency_p99_ms_max: Positive | None = Field(None, description="Student's 99th percentile latency for one clip.")
 
 
 class Validate(Section):
     """How the verdict is reached."""
 
     latency_runs: Count = Field(200, description="Timed runs of each engine, in turns, after warm-up.")
-    gates: Gates = Gates()
+    gates: Gates = Field(Gates(), description="What the verdict asks of the student.")
 
 
 class Pipeline(Section):
     """A whole pipeline.yaml."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
-    output: Path | None = Field(None, description="Run folder; default runs/<name>.")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    name: Name = Field(description="What this run is called; names its folder.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of every random choice; two CPU runs then agree.")
+    output: Path | None = Field(None, description="Run folder, relative to the current folder; default runs/<name>.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train and measure; auto takes a GPU.")
     data: Data
-    clip: ClipSection = ClipSection()
-    augment: Augment = Augment()
-    teacher: Model
-    student: Model
-    distill: Distill = Distill()
-    export: Export = Export()
-    validate_: Validate = Field(Validate(), alias="validate")
+    clip: ClipSection = Field(ClipSection(), description="What both models see of a video.")
+    augment: Augment = Field(Augment(), description="How training clips are varied.")
+    teacher: Model = Field(description="The large network to learn from.")
+    student: Model = Field(description="The small network to ship.")
+    distill: Distill = Field(Distill(), description="How the student learns from the teacher.")
+    export: Export = Field(Export(), description="What is made of the trained models.")
+    validate_: Validate = Field(Validate(), alias="validate", description="How the verdict is reached.")
 
     @property
     def run_dir(self) -> Path:

@@ -1,0 +1,183 @@
+"""Reads a pipeline.yaml into ``cpd.config`` types, and reports every problem at once, each with where it stands."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from cpd.config import Pipeline
+from cpd.dataset import natural_key
+from cpd.document import OVERRIDE, Document, KeyPath, dotted, read_document
+from cpd.errors import ConfigError
+
+PATHS_READ = (
+    ("data", "folder"), ("data", "list"), ("data", "root"), ("teacher", "checkpoint"), ("student", "checkpoint"),
+)  # fmt: skip
+"""Keys that name something to read; ``output`` is written, and stays relative to the current folder."""
+
+SHOWN_CHARACTERS = 60
+"""A wrong value longer than this is shortened in its message."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
+    """Reads and checks a pipeline.yaml.
+
+    Args:
+        path: the file.
+        overrides: ``key.path=value`` each, the value in YAML; they replace what the file says.
+
+    Raises:
+        ConfigError: the file cannot be read, or what it and the overrides say is wrong; with every problem found.
+    """
+    document = read_document(path)
+    for override in overrides:
+        document.override(override)
+    if not document.problems:
+        _resolve_paths(document)
+    try:
+        # JSON's strict mode takes a list for a tuple and text for a path, but never text for a number.
+        config = Pipeline.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        document.problems += _problems(error, document)
+    if document.problems:
+        raise ConfigError(sorted(document.problems, key=_file_first))
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of pipeline.yaml, with which editors complete and check it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Pipeline.model_json_schema(),
+        "title": "pipeline.yaml of cpd",
+    }
+
+
+def _resolve_paths(document: Document) -> None:
+    """Makes the paths to read absolute: the file's start at its own folder if they exist there."""
+    for section, key in PATHS_READ:
+        values = document.value.get(section)
+        if not isinstance(values, dict) or not isinstance(values.get(key), str):
+            continue
+        named = Path(values[key]).expanduser()
+        beside = document.path.parent / named
+        start = named if document.is_override((section, key)) or not beside.exists() else beside
+        values[key] = os.path.normpath(start.absolute())
+
+
+def _problems(error: ValidationError, document: Document) -> list[str]:
+    """One line for each place that is wrong."""
+    by_place: dict[KeyPath, list[tuple[KeyPath, Any]]] = {}
+    for detail in error.errors(include_url=False):
+        place = _place(detail["loc"], document.value, missing=detail["type"] == "missing")
+        by_place.setdefault(place, []).append((detail["loc"], detail))
+    lines = []
+    for place, found in by_place.items():
+        # Where several types are allowed, the one whose type fits tells best what is wrong.
+        fitting = [entry for entry in found if not entry[1]["type"].endswith("_type")]
+        location, detail = (fitting or found)[-1]
+        problem = _in_words(place, location, detail, len(found), document)
+        lines.append(f"{document.origin(place, problem if detail['type'] == 'value_error' else '')}: {problem}")
+    return lines
+
+
+def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, document: Document) -> str:
+    """What is wrong with the value at ``place``, in plain words."""
+    name, kind, context = dotted(place), detail["type"], detail.get("ctx", {})
+    value = _value_at(place, document.value)
+    if kind == "extra_forbidden":
+        return f"{name} is not a key here{_meant(place)}"
+    if kind == "missing" and not isinstance(location[-1], int):
+        return f"{name} is missing"
+    if kind == "value_error":
+        text = str(context["error"])
+        return f"{name}: {text}" if isinstance(value, dict) else f"{name} {text}"
+    got = f", got {_shown(value)}"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        close = difflib.get_close_matches(str(value), choices, 1)
+        return f"{name} must be {_either(choices)}{got}" + (f", did you mean {close[0]}?" if close else "")
+    if complaints > 1 and kind.endswith("_type"):
+        return f"{name} must be a whole number or a list of them{got}"
+    words = {
+        "greater_than_equal": "at least {ge:g}",
+        "greater_than": "more than {gt:g}",
+        "less_than_equal": "at most {le:g}",
+        "less_than": "less than {lt:g}",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "text" + (" (put it in quotes)" if isinstance(value, int | float) else ""),
+        "path_type": "a path",
+        "model_type": "a section of key: value lines",
+        "dict_type": "a section of key: value lines",
+        "tuple_type": "a list",
+        "list_type": "a list",
+        "too_long": "a list of {max_length}",
+        "too_short": "a list of at least {min_length}",
+        "missing": f"a list of {int(location[-1]) + 1 if isinstance(location[-1], int) else 0}",
+    }
+    if kind in words:
+        return f"{name} must be {words[kind].format(**context)}{got}"
+    return f"{name}: {detail['msg'].replace('Input should', 'must')}{got}"
+
+
+def _meant(place: KeyPath) -> str:
+    """What an unknown key may have been meant to be: a key of the same section, or one of another."""
+    *section, key = place
+    here = [known for *parent, known in _known_keys(Pipeline) if parent == section]
+    close = difflib.get_close_matches(str(key), here, 1)
+    elsewhere = [dotted(known) for known in _known_keys(Pipeline) if known[-1] == key]
+    if close or elsewhere:
+        return f", did you mean {close[0] if close else _either(elsewhere)}?"
+    return f"; {dotted(tuple(section)) or 'pipeline.yaml'} has {', '.join(here)}"
+
+
+def _known_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, info in section.model_fields.items():
+        key = (*above, info.alias or name)
+        yield key
+        for kind in (info.annotation, *get_args(info.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _known_keys(kind, key)
+
+
+def _place(location: KeyPath, value: Any, missing: bool) -> KeyPath:
+    """The part of pydantic's location that the document has, without the type names it adds inside a choice of types.
+
+    A missing key is kept as the last step; a missing list item is a fault of its list.
+    """
+    for depth, step in enumerate(location):
+        steps = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+        if step not in steps:
+            is_last = depth == len(location) - 1
+            return location if missing and is_last and isinstance(value, dict) else location[:depth]
+        value = steps[step]
+    return location
+
+
+def _value_at(place: KeyPath, value: Any) -> Any:
+    for step in place:
+        value = value.get(step) if isinstance(value, dict) else value[step]
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+
+
+def _file_first(problem: str) -> tuple[bool, tuple[tuple[int, int | str], ...]]:
+    return problem.startswith(OVERRIDE), natural_key(problem)
