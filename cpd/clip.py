@@ -118,6 +118,29 @@ def segment_indices(
     return shown.clip(0, count - 1)
 
 
+def window_indices(times_s: NDArray[np.float64], frames: int, windows: int) -> NDArray[np.int64]:
+    """Frame indices of one clip from each of ``windows`` equal parts of the video, part after part.
+
+    The parts are cut as segments are: by frame count, or by time where the rate varies. A video of fewer frames than
+    windows repeats frames.
+
+    Args:
+        times_s: (n,) presentation time of each frame in seconds, ascending.
+        frames: how many frames each clip has.
+        windows: how many parts.
+
+    Returns:
+        (windows * frames,) int64, each in 0..n-1.
+    """
+    if windows == 1:
+        return segment_indices(times_s, frames)
+    starts = segment_indices(times_s, windows, position=0.0)
+    stops = np.maximum(np.append(starts[1:], len(times_s)), starts + 1)
+    return np.concatenate([
+        start + segment_indices(times_s[start:stop], frames) for start, stop in zip(starts, stops, strict=True)
+    ])  # fmt: skip
+
+
 def is_variable_rate(times_s: NDArray[np.float64]) -> bool:
     """Whether some frame interval differs from the median by more than ``VARIABLE_RATE_TOLERANCE`` of it."""
     if len(times_s) < 3:

@@ -1,4 +1,7 @@
-"""The PyAV adapter: frame times, frames, and nothing else. Training's audit and the server read videos through it.
+"""The PyAV adapter: what is in a video file, and the frames of it that a clip needs.
+
+Training's audit, the server and validation read videos through it, so they agree on which frames a video has:
+those the decoder gives before the first damage, in the order they are shown.
 
 FFmpeg's bilinear scaler, when it shrinks, widens its triangle as DALI's antialiased linear filter does; the two differ
 by less than 0.1 grey levels on average, so the server scales straight from the decoder's YUV frames.
@@ -6,7 +9,8 @@ by less than 0.1 grey levels on average, so the server scales straight from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +22,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from cpd.clip import ClipSpec, segment_indices
+from cpd.clip import ClipSpec, window_indices
 from cpd.errors import VideoError
+from cpd.packets import PacketIndex, decode_at
+from cpd.stopwatch import Stopwatch
 
 FRAME_THREADS_FROM_PIXELS = 640 * 360
 """Below this size, starting decoder threads costs more than it saves."""
+MAX_RESIZED_PIXELS = 1 << 26
+"""A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
 
 Frames = NDArray[np.uint8]
 
@@ -60,7 +68,7 @@ def probe(path: Path) -> VideoInfo:
                 first = first or frame
                 times.append(_time_s(frame, len(times), stream))
         except (av.FFmpegError, MemoryError) as error:
-            damage = _reason(error)
+            damage = reason(error)
         if first is None:
             raise VideoError(f"{path}: no frame can be decoded" + (f": {damage}" if damage else ""))
         rotation = _rotation(first)
@@ -74,30 +82,29 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
     """The frames at these indices, in presentation order, at the video's own size.
 
     Returns:
-        (len(indices), height, width, 3) uint8 RGB, rotated for display.
+        (len(indices), height, width, 3) uint8 RGB, rotated for display; where the size changes within the video, all
+        have the size of the first of them.
 
     Raises:
         VideoError: the video has no frame at one of the indices.
     """
-    wanted = set(indices.tolist())
-    found: dict[int, Frames] = {}
-    with _open(path) as (container, stream), _decoding(path):
-        for index, frame in enumerate(container.decode(stream)):
-            if index in wanted:
-                found[index] = _rgb(frame)
-                if len(found) == len(wanted):
-                    break
-    missing = sorted(wanted - set(found))
-    if missing:
-        raise VideoError(f"{path}: frame {missing[0]} cannot be decoded")
-    return np.stack([found[index] for index in indices.tolist()])
+    size: dict[str, int] = {}
+
+    def rgb(frame: VideoFrame) -> Frames:
+        size.setdefault("width", frame.width)
+        size.setdefault("height", frame.height)
+        return _rgb(frame, **size)
+
+    return _frames_at(path, indices, rgb, Stopwatch())
 
 
-def read_clip(path: Path, spec: ClipSpec) -> Frames:
+def read_clip(path: Path, spec: ClipSpec, watch: Stopwatch | None = None) -> Frames:
     """One clip of a video, as the model expects it: decoded, sampled, resized and cropped by ``spec``.
 
-    The frame times come from the packets, without decoding; where the decoder then yields other frames than the
-    packets promised (hidden or damaged frames), the video is decoded whole to find its true times.
+    Args:
+        path: a video file.
+        spec: the model's input contract.
+        watch: told what the time went to: open, decode and resize.
 
     Returns:
         (spec.frames, *spec.crop, 3) uint8 RGB.
@@ -105,55 +112,104 @@ def read_clip(path: Path, spec: ClipSpec) -> Frames:
     Raises:
         VideoError: the video cannot be read.
     """
-    times_s = _packet_times(path)
-    clip = _sample(path, spec, times_s, verify=True) if len(times_s) else None
-    if clip is None:
-        clip = _sample(path, spec, probe(path).times_s, verify=False)
-    if clip is None:
-        raise VideoError(f"{path}: cannot be decoded twice in the same way")
-    return clip
+    return read_windows(path, spec, 1, watch)[0]
+
+
+def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | None = None) -> Frames:
+    """One clip of each of ``windows`` equal parts of a video; see ``read_clip``.
+
+    The frame times come from the packets, without decoding, and only what lies between a sampled frame and the
+    keyframe before it is decoded. Where the decoder then yields other frames than the packets promised (hidden or
+    damaged frames), the video is decoded whole to find its true times.
+
+    Returns:
+        (windows, spec.frames, *spec.crop, 3) uint8 RGB.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    watch = watch or Stopwatch()
+    watch.switch("open")
+
+    def convert(frame: VideoFrame) -> Frames:
+        watch.switch("resize")
+        pixels = fit(frame, spec)
+        watch.switch("decode")
+        return pixels
+
+    frames = _frames_of_packets(path, spec.frames, windows, convert, watch)
+    if frames is None:
+        watch.switch("decode")
+        frames = _frames_at(path, window_indices(probe(path).times_s, spec.frames, windows), convert, watch)
+    clips = frames.reshape(windows, *spec.shape)
+    watch.switch("")
+    return clips
 
 
 def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
-    """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``."""
+    """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
+
+    Raises:
+        VideoError: the frame is too elongated to be resized to the model's short side.
+    """
     sideways = _rotation(frame) in (90, 270)
     height, width = spec.resized_size(*((frame.width, frame.height) if sideways else (frame.height, frame.width)))
+    if height * width > MAX_RESIZED_PIXELS:
+        raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
     top, left = spec.crop_corner(height, width)
     upright = _rgb(frame, **size)
     return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
 
 
-def _sample(path: Path, spec: ClipSpec, times_s: NDArray[np.float64], verify: bool) -> Frames | None:
-    """The clip of a video whose frames are shown at ``times_s``; None where decoding proves them wrong."""
-    indices = segment_indices(times_s, spec.frames).tolist()
-    found: dict[int, Frames] = {}
+def reason(error: BaseException) -> str:
+    """FFmpeg's words for an error, without the path and the number around them."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _frames_of_packets(
+    path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch
+) -> Frames | None:
+    """(windows * frames, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
     with _open(path) as (container, stream):
         try:
-            for index, frame in enumerate(container.decode(stream)):
-                if verify and abs(_time_s(frame, index, stream) - times_s[index]) > 1e-6:
-                    return None
-                if index in indices:
-                    found[index] = fit(frame, spec)
-                if index == indices[-1]:
-                    return np.stack([found[index] for index in indices])
+            index = PacketIndex.of(container, stream)
+            if index is None:
+                return None
+            watch.switch("decode")
+            indices = window_indices(index.times_s, frames, windows)
+            if index.packets is not None:
+                return decode_at(stream, index, index.packets, indices, convert)
+            with _open(path) as (again, same_stream):
+                return decode_at(same_stream, index, again.demux(same_stream), indices, convert)
         except (av.FFmpegError, MemoryError):
             return None
-    return None
+        except VideoError as error:
+            raise VideoError(f"{path}: {error}") from error
 
 
-def _packet_times(path: Path) -> NDArray[np.float64]:
-    """(packets,) sorted presentation times in seconds, without decoding; empty where packets do not tell."""
+def _frames_at(
+    path: Path, indices: NDArray[np.int64], convert: Callable[[VideoFrame], Frames], watch: Stopwatch
+) -> Frames:
+    """(len(indices), ...) converted frames, found by counting decoded frames from the start."""
+    wanted = set(indices.tolist())
+    found: dict[int, Frames] = {}
     with _open(path) as (container, stream):
+        watch.switch("decode")
         try:
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        except av.FFmpegError:
-            return np.empty(0)
-        if stream.time_base is None or any(packet.pts is None for packet in packets):
-            return np.empty(0)
-        return np.sort(
-            np.asarray([float(packet.pts * stream.time_base) for packet in packets if packet.pts is not None])
-        )
+            for index, frame in enumerate(container.decode(stream)):
+                if index in wanted:
+                    found[index] = convert(frame)
+                    if len(found) == len(wanted):
+                        break
+        except (av.FFmpegError, MemoryError) as error:
+            raise VideoError(f"{path}: cannot be decoded: {reason(error)}") from error
+        except VideoError as error:
+            raise VideoError(f"{path}: {error}") from error
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise VideoError(f"{path}: frame {missing[0]} cannot be decoded")
+    return np.stack([found[index] for index in indices.tolist()])
 
 
 def _rgb(frame: VideoFrame, **size: int) -> Frames:
@@ -178,37 +234,42 @@ def _time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
 def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A container and its first video stream.
 
+    A file may name others to play (a playlist, for one); those are read from this machine's files, never from a network.
+
     Raises:
         VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.
     """
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise VideoError(f"{path}: " + ("no such file" if missing else reason(error))) from error
+    if stat.S_ISDIR(status.st_mode):
         raise VideoError(f"{path}: is a folder, not a video")
-    if path.stat().st_size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: is not a regular file")
+    if status.st_size == 0:
         raise VideoError(f"{path}: is empty")
     try:
-        container = av.open(str(path))
+        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path}: cannot be opened as a video: {_reason(error)}") from error
+        raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
     with container:
-        if not container.streams.video:
-            raise VideoError(f"{path}: has no video stream")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise VideoError(f"{path}: no decoder for its video stream")
+        stream = first_video_stream(container, str(path))
         large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
         stream.thread_type = "AUTO" if large else "NONE"
         yield container, stream
 
 
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (av.FFmpegError, MemoryError) as error:
-        raise VideoError(f"{path}: cannot be decoded: {_reason(error)}") from error
+def first_video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The first stream of moving pictures that can be decoded here; cover pictures are passed over.
 
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    Raises:
+        VideoError: there is none.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise VideoError(f"{name}: has no video stream")
+    if streams[0].codec_context is None:
+        raise VideoError(f"{name}: no decoder for its video stream")
+    return streams[0]
