@@ -1,0 +1,155 @@
+"""Checkpoints that describe themselves, and weights that come from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cpd.clip import ClipSpec
+from cpd.errors import TrainingError
+from cpd_train.models.classifier import ModelSpec, VideoClassifier, build_model, count_flops
+
+METADATA_KEY = "cpd"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained model and what it was trained for."""
+
+    model: VideoClassifier
+    role: str
+    labels: tuple[str, ...]
+    data_sha256: str
+    parameters: int
+    flops: int
+    """Per clip; two for a multiply-add."""
+    epoch: int
+    validation_top1: float
+    """Fraction."""
+
+
+def write_checkpoint(
+    path: Path, model: VideoClassifier, role: str, labels: tuple[str, ...], data_sha256: str, epoch: int, top1: float
+) -> None:
+    """Writes weights and their description as one safetensors file, atomically."""
+    description = {
+        "role": role,
+        "model": model.spec.to_dict(),
+        "labels": list(labels),
+        "clip": model.clip.to_dict(),
+        "data_sha256": data_sha256,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "flops": count_flops(model),
+        "epoch": epoch,
+        "validation_top1": top1,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.backbone.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description)})
+    part.replace(path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Rebuilds a model from a checkpoint of ours.
+
+    Raises:
+        TrainingError: missing, damaged, or not written by ``write_checkpoint``.
+    """
+    tensors, metadata = _read_safetensors(path)
+    if METADATA_KEY not in metadata:
+        raise TrainingError(f"{path}: does not describe its model", "name it as `checkpoint:` of a model instead")
+    description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+    clip = ClipSpec.from_dict(description["clip"])
+    model = build_model(ModelSpec(**description["model"]), len(description["labels"]), clip)
+    model.backbone.load_state_dict(tensors)
+    return Checkpoint(
+        model=model.eval(),
+        role=description["role"],
+        labels=tuple(description["labels"]),
+        data_sha256=description["data_sha256"],
+        parameters=description["parameters"],
+        flops=description["flops"],
+        epoch=description["epoch"],
+        validation_top1=description["validation_top1"],
+    )
+
+
+def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...]) -> list[str]:
+    """Copies weights from a checkpoint of any origin into a model.
+
+    ImageNet weights in torchvision's names, published TSM checkpoints (``module.base_model.layer1.0.conv1.net.weight``,
+    ``new_fc``) and checkpoints of ours load alike. A classifier made for other classes is left as it is.
+
+    Returns:
+        The names of parameters the file does not hold: none, or those of the classifier.
+
+    Raises:
+        TrainingError: the file cannot be read, or belongs to another backbone or to other labels.
+    """
+    tensors, metadata = _read_weights(path)
+    if METADATA_KEY in metadata:
+        theirs = tuple(json.loads(metadata[METADATA_KEY])["labels"])
+        if theirs != labels:
+            raise TrainingError(
+                f"{path}: was trained for other labels ({', '.join(theirs[:3])} …, {len(theirs)} in all; "
+                f"the data has {', '.join(labels[:3])} …, {len(labels)} in all)",
+                "name a checkpoint of the same classes",
+            )
+    own = model.backbone.state_dict()
+    renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
+    classifier = {name for name in own if name.startswith(("fc.", "classifier."))}
+    for name in classifier & set(renamed):
+        if renamed[name].shape != own[name].shape:
+            del renamed[name]
+    missing = sorted(set(own) - set(renamed))
+    unfit = sorted(name for name in set(own) & set(renamed) if own[name].shape != renamed[name].shape)
+    foreign = [name for name in missing if name not in classifier]
+    if foreign or unfit:
+        wrong = foreign[0] if foreign else unfit[0]
+        raise TrainingError(
+            f"{path}: does not fit {model.spec.model} (first at {wrong}: {len(foreign)} missing, {len(unfit)} of "
+            "another shape)",
+            "name the architecture the weights were made for",
+        )
+    model.backbone.load_state_dict({**own, **{name: renamed[name] for name in own if name in renamed}})
+    return missing
+
+
+def _own_name(name: str) -> str:
+    """Published TSM names to torchvision's: module.base_model.layer1.0.conv1.net.weight -> layer1.0.conv1.weight."""
+    name = re.sub(r"^(module\.)?(base_model\.|backbone\.)?", "", name)
+    name = name.replace(".net.", ".")
+    return re.sub(r"^new_fc\.", "fc.", name)
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if not path.exists():
+        raise TrainingError(f"{path}: no such checkpoint")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here; all mean the same to the user
+        raise TrainingError(f"{path}: cannot be read as weights alone: {error}".splitlines()[0]) from error
+    values = values.get("state_dict", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise TrainingError(f"{path}: holds no state_dict")
+    return values, {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.exists():
+        raise TrainingError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: cannot be read as safetensors: {error}") from error

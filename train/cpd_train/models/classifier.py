@@ -1,0 +1,131 @@
+"""A video classifier: preprocessing, a frame backbone with or without temporal shift, and averaging over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cpd.clip import ClipSpec
+from cpd_train.models.mobilenet import MobileNetV2
+from cpd_train.models.resnet import BasicBlock, Bottleneck, MakeShift, ResNet
+from cpd_train.models.shift import Shift
+
+TINY_WIDTH, TINY_BLOCKS = 16, 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """An architecture, without its weights."""
+
+    model: str
+    """Temporal model and backbone, such as tsm-resnet18; see ``BACKBONES``."""
+    width: int = TINY_WIDTH
+    """Channels of the first stage (tiny models only)."""
+    blocks: int = TINY_BLOCKS
+    """Residual blocks in each stage (tiny models only)."""
+    shift_fraction: float = 0.25
+    """Share of channels a TSM shifts, half each way."""
+    dropout: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, section: object) -> Self:
+        """The architecture named by a teacher or student section of pipeline.yaml."""
+        named = {field.name: getattr(section, field.name) for field in fields(cls)}
+        return cls(**{name: value for name, value in named.items() if value is not None})
+
+
+class Features(NamedTuple):
+    """What distillation compares."""
+
+    logits: Tensor
+    """(batch, labels) float."""
+    stages: list[Tensor]
+    """The features of each stage, (batch, frames, channels, height, width) float."""
+
+
+class VideoClassifier(nn.Module):
+    """uint8 frames to logits, in one module that trains, evaluates and exports the same graph."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec, labels: int, clip: ClipSpec) -> None:
+        super().__init__()
+        self.spec, self.labels, self.clip = spec, labels, clip
+        temporal, _, backbone = spec.model.partition("-")
+        make_shift = partial(Shift, clip.frames, spec.shift_fraction) if temporal == "tsm" else nn.Identity
+        self.backbone = BACKBONES[backbone](spec, labels, make_shift)
+        # 0..255 statistics: one subtraction and one division, and no division by 255
+        self.register_buffer("mean", torch.tensor(clip.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(clip.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (batch, frames, height, width, 3) uint8 RGB -> logits: (batch, labels)."""
+        return self._consensus(self.backbone.head(self.backbone.stages(self._normalise(frames))[-1]))
+
+    def with_features(self, frames: Tensor) -> Features:
+        """The logits and every stage's features; arguments as for ``forward``."""
+        stages = self.backbone.stages(self._normalise(frames))
+        logits = self._consensus(self.backbone.head(stages[-1]))
+        return Features(logits, [self._by_clip(stage) for stage in stages])
+
+    def _normalise(self, frames: Tensor) -> Tensor:
+        images = frames.flatten(0, 1).permute(0, 3, 1, 2)
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+    def _consensus(self, logits: Tensor) -> Tensor:
+        """Averages over the frames of a clip (TSN's segmental consensus)."""
+        return self._by_clip(logits).mean(1)
+
+    def _by_clip(self, x: Tensor) -> Tensor:
+        """(batch * frames, ...) -> (batch, frames, ...)."""
+        return x.reshape(-1, self.clip.frames, *x.shape[1:])
+
+
+Backbone = ResNet | MobileNetV2
+
+
+def _resnet(
+    block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]
+) -> Callable[[ModelSpec, int, MakeShift], Backbone]:
+    return lambda spec, labels, make_shift: ResNet(block, depths, 64, labels, make_shift, spec.dropout)
+
+
+def _tiny(spec: ModelSpec, labels: int, make_shift: MakeShift) -> Backbone:
+    depth = spec.blocks
+    depths = (depth, depth, depth, depth)
+    return ResNet(BasicBlock, depths, spec.width, labels, make_shift, spec.dropout, small=True)
+
+
+BACKBONES: dict[str, Callable[[ModelSpec, int, MakeShift], Backbone]] = {
+    "tiny": _tiny,
+    "resnet18": _resnet(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": _resnet(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": _resnet(Bottleneck, (3, 4, 6, 3)),
+    "mobilenetv2": lambda spec, labels, make_shift: MobileNetV2(labels, make_shift, spec.dropout),
+}
+
+
+def build_model(spec: ModelSpec, labels: int, clip: ClipSpec) -> VideoClassifier:
+    """A classifier with random weights, drawn from torch's current generator."""
+    return VideoClassifier(spec, labels, clip)
+
+
+def count_flops(model: VideoClassifier) -> int:
+    """Floating-point operations for one clip, two for each multiply-add, as torch's own counter sees them."""
+    frames = torch.zeros((1, *model.clip.shape), dtype=torch.uint8, device=model.mean.device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(frames)
+    model.train(was_training)
+    return int(counter.get_total_flops())
