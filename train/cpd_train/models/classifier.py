@@ -79,8 +79,9 @@ class VideoClassifier(nn.Module):
         return Features(logits, [self._by_clip(stage) for stage in stages])
 
     def _normalise(self, frames: Tensor) -> Tensor:
-        images = frames.flatten(0, 1).permute(0, 3, 1, 2)
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        # cast first: TensorRT knows uint8 as the type of an input alone
+        images = frames.to(self.mean.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+        return (images - self.mean) / self.std
 
     def _consensus(self, logits: Tensor) -> Tensor:
         """Averages over the frames of a clip (TSN's segmental consensus)."""
