@@ -112,7 +112,7 @@ def segment_indices(
     fractions = (np.arange(frames) + position) / frames
     if not is_variable_rate(times_s):
         return np.minimum(np.floor(fractions * count).astype(np.int64), count - 1)
-    end_s = times_s[-1] + np.median(np.diff(times_s))
+    end_s = times_s[-1] + _median(np.diff(times_s))
     targets_s = times_s[0] + fractions * (end_s - times_s[0])
     shown: NDArray[np.int64] = np.searchsorted(times_s, targets_s, side="right") - 1
     return shown.clip(0, count - 1)
@@ -146,5 +146,11 @@ def is_variable_rate(times_s: NDArray[np.float64]) -> bool:
     if len(times_s) < 3:
         return False
     intervals = np.diff(times_s)
-    median = float(np.median(intervals))
+    median = _median(intervals)
     return bool(np.abs(intervals - median).max() > VARIABLE_RATE_TOLERANCE * median)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Of (n,) values; numpy's own loads masked arrays first, a tenth of the time of a whole first answer."""
+    ordered, middle = np.sort(values), len(values) // 2
+    return float(ordered[middle] if len(values) % 2 else ordered[middle - 1 : middle + 1].mean())

@@ -37,7 +37,7 @@ class PacketIndex:
     """(frames,) presentation times of the frames that are shown, ascending."""
     times_s: NDArray[np.float64]
     """(frames,) the same in seconds."""
-    packets: list[Packet] | None
+    packets: list[Packet[VideoStream]] | None
     """The packets themselves, in decoding order; None where they would take more than ``HELD_BYTES``."""
 
     @classmethod
@@ -46,7 +46,7 @@ class PacketIndex:
         pts: list[int] = []
         keyframe: list[bool] = []
         shown: list[int] = []
-        held: list[Packet] | None = []
+        held: list[Packet[VideoStream]] | None = []
         held_bytes = 0
         for packet in frame_packets(container.demux(stream)):
             if packet.pts is None:
@@ -76,7 +76,7 @@ class PacketIndex:
         return int(starts[-1]) if len(starts) else 0
 
 
-def frame_packets(packets: Iterable[Packet]) -> Iterator[Packet]:
+def frame_packets(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
     """Without the empty packets that end a stream."""
     return (packet for packet in packets if packet.size)
 
@@ -84,7 +84,7 @@ def frame_packets(packets: Iterable[Packet]) -> Iterator[Packet]:
 def decode_at(
     stream: VideoStream,
     index: PacketIndex,
-    packets: Iterable[Packet],
+    packets: Iterable[Packet[VideoStream]],
     indices: NDArray[np.int64],
     convert: Callable[[VideoFrame], Pixels],
 ) -> NDArray[np.uint8] | None:

@@ -141,8 +141,8 @@ def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | No
     if frames is None:
         watch.switch("decode")
         frames = _frames_at(path, window_indices(probe(path).times_s, spec.frames, windows), convert, watch)
-    clips = frames.reshape(windows, *spec.shape)
     watch.switch("")
+    clips: Frames = frames.reshape(windows, *spec.shape)
     return clips
 
 
@@ -234,7 +234,7 @@ def _time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
 def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A container and its first video stream.
 
-    A file may name others to play (a playlist, for one); those are read from this machine's files, never from a network.
+    A file may name others to play, as a playlist does; those are read from this machine alone, never from a network.
 
     Raises:
         VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.

@@ -1,0 +1,44 @@
+"""The ``cpd-serve`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cpd.errors import CpdError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--engine", required=True, metavar="FILE", help="The model: an .onnx file or a .trt engine.")
+@click.option("--video", "named", multiple=True, metavar="SOURCE", help="A file, a folder or a glob; may be repeated.")
+@click.argument("videos", nargs=-1, metavar="[SOURCE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a clip, one line each.")
+@click.option("--top-k", default=5, show_default=True, type=click.IntRange(min=1), help="Labels to print.")
+@click.option("--views", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Look at this many equal parts of each video and average.")  # fmt: skip
+@click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
+@click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
+@click.option("--explain", is_flag=True, help="Print where the time went.")
+@click.version_option(package_name="cpd")
+def main(
+    engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
+    provider: str | None, workers: int | None, explain: bool,
+) -> None:  # fmt: skip
+    """Label video clips with an exported model.
+
+    \b
+    cpd-serve --engine student.onnx --video clip.mp4
+    cpd-serve --engine student.onnx clips/ 'more/*.webm' --json
+    """
+    sources = (*named, *videos)
+    if not sources:
+        raise click.UsageError("name a video: --video FILE")
+    from cpd_serve.commands import label
+
+    try:
+        code = label(engine, sources, provider, top_k, views, workers, as_json, explain)
+    except CpdError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code)

@@ -1,0 +1,60 @@
+"""What ``cpd-serve`` does once its options are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from cpd_serve.batch import label_videos
+from cpd_serve.inputs import expand
+from cpd_serve.labelling import PARTS, Answer
+from cpd_serve.runner import Runner, open_runner, usable_cpus
+
+
+def label(
+    engine: str,
+    sources: Sequence[str],
+    provider: str | None,
+    top_k: int,
+    views: int,
+    workers: int | None,
+    as_json: bool,
+    explain: bool,
+) -> int:
+    """Prints an answer for every video; errors go to stderr.
+
+    Returns:
+        The exit code: 1 where some video has no answer.
+
+    Raises:
+        EngineError: the model cannot be loaded.
+    """
+    videos = list(expand(sources))
+    workers = min(workers or usable_cpus(), len(videos))
+    failed = False
+    # Several videos at once share the CPUs between them; one alone may use them all.
+    with open_runner(engine, provider, threads=1 if workers > 1 else None) as runner:
+        for answer in label_videos(runner, videos, workers, top_k, views):
+            failed |= bool(answer.error)
+            if answer.error:
+                click.echo(f"error: {answer.error}", err=True)
+            if as_json:
+                click.echo(json.dumps(answer.to_dict(runner, explain)))
+            elif not answer.error:
+                click.echo(as_text(answer, runner, explain))
+    return int(failed)
+
+
+def as_text(answer: Answer, runner: Runner, explain: bool) -> str:
+    """The lines printed for one answer."""
+    lines = [answer.video]
+    lines += [f"  {probability:6.1%}  {name}" for name, probability in answer.predictions]
+    lines.append(
+        f"  {answer.total_ms:.1f} ms (decode {answer.decode_ms:.1f}, infer {answer.spent_ms['infer']:.1f})"
+        f" on {runner.runtime} {runner.provider}"
+    )
+    if explain:
+        lines += [f"    {part:7}{answer.spent_ms[part]:8.2f} ms" for part in PARTS]
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""Which videos the user means: files, folders and globs, in natural order."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+VIDEO_SUFFIXES = frozenset((
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+))  # fmt: skip
+"""What is taken for a video in a folder; a file that is named itself may be called anything."""
+
+
+def expand(sources: Iterable[str]) -> Iterator[Path]:
+    """The videos that these files, folders and globs name.
+
+    A source that names nothing is yielded as it is, so that reading it says what is wrong with it.
+    """
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            yield from _videos_below(path) or [path]
+        elif not path.exists() and glob.has_magic(source):
+            matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207  # the pattern may be absolute
+            yield from sorted((match for match in matches if match.is_file()), key=_order) or [path]
+        else:
+            yield path
+
+
+def _videos_below(folder: Path) -> list[Path]:
+    found = (
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES
+    )
+    return sorted(found, key=_order)
+
+
+def _order(path: Path) -> tuple[tuple[int, int | str], ...]:
+    from cpd.dataset import natural_key  # one file on the command line needs no order
+
+    return natural_key(str(path))

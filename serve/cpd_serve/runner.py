@@ -1,0 +1,106 @@
+"""One way to run a model, whatever runs it.
+
+    with open_runner("student.onnx") as runner:
+        logits = runner.predict(frames)
+
+``runner.runtime`` and ``runner.provider`` say what it truly runs on: a provider that was asked for and is not in use
+is an error, never a fallback.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpd.errors import EngineError
+from cpd.manifest import Manifest
+
+Frames = NDArray[np.uint8]
+"""(batch, frames, height, width, 3) uint8 RGB, as the manifest's ClipSpec says."""
+Logits = NDArray[np.float32]
+"""(batch, classes) float32, in the order of the manifest's labels."""
+
+
+class Runner(Protocol):
+    """A loaded model. Calls of ``predict`` may come from several threads."""
+
+    path: Path
+    manifest: Manifest
+    runtime: str
+    """What runs it: onnxruntime, tensorrt, tensorrt_lean or tensorrt_rtx."""
+    provider: str
+    """Where it runs: an onnxruntime execution provider, or the GPU."""
+
+    def predict(self, frames: Frames) -> Logits:
+        """Runs the model and waits for the result.
+
+        Raises:
+            ValueError: frames of another shape or type than the manifest's.
+            EngineError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Frees what the model holds; nothing can be predicted after."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_runner(path: str | Path, provider: str | None = None, threads: int | None = None) -> Runner:
+    """Loads a model.
+
+    Args:
+        path: an ``.onnx`` file, or a ``.trt`` engine with its manifest beside it.
+        provider: what to run an ONNX file on: cpu, cuda, tensorrt or the full name of an onnxruntime provider. By
+            default the GPU where this machine has one and onnxruntime was built for it, else the CPU.
+        threads: how many CPU threads one prediction may use; by default as many as there are CPUs.
+
+    Raises:
+        EngineError: the file is missing, damaged or not one of ours, or what it needs is not on this machine.
+    """
+    path = Path(path)
+    load = LOADERS.get(path.suffix)
+    if load is None:
+        raise EngineError(f"{path}: not a model that can be served", f"name a {' or '.join(LOADERS)} file")
+    if not path.is_file():
+        raise EngineError(f"{path}: no such file", "export it with cpd-pipeline run")
+    return load(path, provider, threads)
+
+
+def check_frames(frames: Frames, manifest: Manifest) -> None:
+    """Raises ValueError for frames that the model does not take; a runtime would say it less clearly, or not at all."""
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != manifest.clip.shape or len(frames) == 0:
+        want = ", ".join(map(str, manifest.clip.shape))
+        raise ValueError(f"frames must be (batch, {want}) uint8, got {frames.shape} {frames.dtype}")
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:
+    from cpd_serve.onnx_runner import OnnxRunner
+
+    return OnnxRunner(path, provider, threads)
+
+
+def _load_engine(path: Path, provider: str | None, threads: int | None) -> Runner:
+    del threads  # an engine's work is on the GPU
+    from cpd_serve.tensorrt_runner import TensorRtRunner
+
+    if provider is not None:
+        raise EngineError(f"{path}: an engine has no choice of provider", "leave --provider out")
+    return TensorRtRunner(path)
+
+
+LOADERS: dict[str, Callable[[Path, str | None, int | None], Runner]] = {".onnx": _load_onnx, ".trt": _load_engine}

@@ -1,0 +1,163 @@
+"""The TensorRT adapter: engines of tensorrt, tensorrt_lean and tensorrt_rtx, as their manifest says.
+
+Everything that can be known without the GPU is checked before TensorRT is touched: creating its runtime where there
+is no driver can crash the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from cpd.dataset import file_sha256
+from cpd.errors import EngineError, EngineMismatchError
+from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
+from cpd_serve.cuda_driver import DRIVER_LIBRARY, driver_present
+from cpd_serve.runner import Frames, Logits, check_frames
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_lean": "tensorrt_lean_cu13", "tensorrt_rtx": "tensorrt_rtx_cu13"}
+"""What to pip install for each flavour."""
+
+
+class TensorRtRunner:
+    """An engine on the first GPU."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads the engine; see ``cpd_serve.runner.open_runner``."""
+        self.path = path
+        self.manifest, info = read_engine_manifest(path)
+        remedy = onnx_remedy(path, info)
+        if not driver_present():
+            raise EngineError(
+                f"{path}: needs an NVIDIA GPU, and this machine has no CUDA driver ({DRIVER_LIBRARY})", remedy
+            )
+        self.runtime = installed_flavour(path, info)
+        if importlib.util.find_spec("cuda") is None:
+            raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
+        from cpd_serve.cuda_buffers import CudaBuffers
+
+        trt = importlib.import_module(self.runtime)
+        check_version(path, info, trt.__version__)
+        self._log = _keep_errors(trt)
+        self._engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            reason = self._log.last or "TensorRT gave no reason"
+            raise EngineMismatchError(f"{path}: cannot be loaded (built for {info.target}): {reason}", remedy)
+        self._context = self._engine.create_execution_context()
+        self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
+        self._buffers = CudaBuffers(
+            self._max_batch * int(np.prod(self.manifest.clip.shape)), self._max_batch * len(self.manifest.labels) * 4
+        )
+        self.provider = self._buffers.device_name
+        self._lock = threading.Lock()
+
+    def predict(self, frames: Frames) -> Logits:
+        check_frames(frames, self.manifest)
+        chunks = [frames[start : start + self._max_batch] for start in range(0, len(frames), self._max_batch)]
+        with self._lock:  # the buffers and the context belong to one prediction at a time
+            return np.concatenate([self._predict(np.ascontiguousarray(chunk)) for chunk in chunks])
+
+    def close(self) -> None:
+        self._buffers.close()
+        self._context = self._engine = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _predict(self, frames: Frames) -> Logits:
+        logits = np.empty((len(frames), len(self.manifest.labels)), dtype=np.float32)
+        self._buffers.upload(frames)
+        self._context.set_input_shape("frames", frames.shape)
+        self._context.set_tensor_address("frames", self._buffers.input_address)
+        self._context.set_tensor_address("logits", self._buffers.output_address)
+        if not self._context.execute_async_v3(self._buffers.stream_handle):
+            raise EngineError(f"{self.path}: failed on {self.provider}: {self._log.last}")
+        self._buffers.download(logits)
+        return logits
+
+
+def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:
+    """The manifest beside an engine, once the engine is proven to be the file that the manifest describes.
+
+    Raises:
+        EngineError: there is no manifest, or the engine was changed since it was written.
+    """
+    beside = engine_manifest_path(path)
+    if not beside.is_file():
+        raise EngineError(f"{path}: its manifest {beside.name} is not beside it", "copy both files, or export again")
+    manifest = Manifest.from_json(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+    if manifest.engine is None:
+        raise EngineError(f"{beside}: describes no engine", "export it again")
+    if file_sha256(path) != manifest.engine.engine_sha256:
+        raise EngineError(f"{path}: is not the file its manifest describes (SHA-256 differs)", "export it again")
+    return manifest, manifest.engine
+
+
+def installed_flavour(path: Path, info: EngineInfo) -> str:
+    """The installed module that can run the engine.
+
+    Raises:
+        EngineError: none is installed.
+    """
+    wanted = [info.flavour]
+    if info.flavour == "tensorrt" and info.options.get("version_compatible"):
+        wanted.append("tensorrt_lean")
+    if not set(wanted) <= set(PACKAGES):
+        raise EngineError(f"{path}: built with {info.flavour}, which is not a TensorRT known here", "export it again")
+    for module in wanted:
+        if importlib.util.find_spec(module) is not None:
+            return module
+    raise EngineError(f"{path}: needs {wanted[-1]}, which is not installed", f"pip install {PACKAGES[wanted[-1]]}")
+
+
+def check_version(path: Path, info: EngineInfo, running: str) -> None:
+    """Engines load in the version that built them; version-compatible ones in later ones of the same major.
+
+    Raises:
+        EngineMismatchError: the running version is another.
+    """
+
+    def parts(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+    built, here = parts(info.version), parts(running)
+    compatible = bool(info.options.get("version_compatible")) and here[:1] == built[:1] and here >= built
+    if here[:3] != built[:3] and not compatible:
+        raise EngineMismatchError(
+            f"{path}: built for {info.flavour} {info.version}, running {running}",
+            f"re-run the export stage on this machine, or pip install {PACKAGES[info.flavour]}=={info.version}",
+        )
+
+
+def onnx_remedy(path: Path, info: EngineInfo) -> str:
+    """What can be served instead: the ONNX file the engine was made from, if it is still beside it."""
+    onnx = path.with_name(info.onnx)
+    if onnx.is_file():
+        return f"{onnx} runs here: cpd-serve --engine {onnx}"
+    return f"{info.onnx}, which it was built from, would run here; it is not beside the engine"
+
+
+def _keep_errors(trt: Any) -> Any:
+    """A TensorRT logger that keeps its last error for the exception, instead of printing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT is not typed
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last = " ".join(message.split())
+
+    return Log()

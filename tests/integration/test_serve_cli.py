@@ -1,0 +1,153 @@
+"""``cpd-serve`` as a user runs it: a process, its output, its exit code, and what it imports and takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WriteVideo = Callable[..., Path]
+SERVE = [str(Path(sys.executable).with_name("cpd-serve"))]
+
+
+def serve(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*SERVE, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=60)
+
+
+@pytest.fixture
+def red(write_video: WriteVideo) -> Path:
+    return write_video(np.full((10, 32, 48, 3), (240, 0, 0), np.uint8), "libvpx-vp9", "red.webm")
+
+
+@pytest.fixture
+def blue(write_video: WriteVideo) -> Path:
+    return write_video(np.full((10, 48, 32, 3), (0, 0, 240), np.uint8), "libx264", "blue.mp4")
+
+
+def test_labels_and_latency_are_printed(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, "--video", red, "--top-k", 2)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert lines[0] == str(red)
+    assert lines[1].split()[1:] == ["red"]
+    assert "on onnxruntime CPUExecutionProvider" in lines[3]
+    assert "ms (decode" in lines[3]
+    assert len(lines) == 4
+
+
+def test_json_is_the_contract(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", "colours.onnx", "--video", "red.webm", "--json", "--top-k", 1, cwd=red.parent)
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    latency_ms = answer.pop("latency_ms")
+    (prediction,) = answer.pop("predictions")
+    assert answer == {
+        "video": "red.webm", "engine": "colours.onnx", "runtime": "onnxruntime", "provider": "CPUExecutionProvider",
+    }  # fmt: skip
+    assert prediction["label"] == "red"
+    assert 0.99 < prediction["probability"] <= 1
+    assert set(prediction) == {"label", "probability"}
+    assert set(latency_ms) == {"decode", "infer", "total"}
+    assert 0 < latency_ms["decode"] + latency_ms["infer"] < latency_ms["total"]
+
+
+def test_a_bad_video_does_not_stop_the_rest(colour_model: Path, red: Path, blue: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video")
+    result = serve("--engine", colour_model, "--video", red, "--video", bad, blue, "--json")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 1
+    assert [answer["video"] for answer in answers] == [str(red), str(bad), str(blue)]
+    assert [answer["predictions"][:1] and answer["predictions"][0]["label"] for answer in answers] == [
+        "red",
+        [],
+        "blue",
+    ]
+    assert result.stderr == f"error: {answers[1]['error']}\n"
+    assert answers[1]["error"].startswith(f"{bad}: cannot be opened as a video")
+
+
+def test_folders_and_globs_are_read(colour_model: Path, red: Path, blue: Path) -> None:
+    for source in (red.parent, red.parent / "*.*m*"):
+        result = serve("--engine", colour_model, "--video", source, "--json", "--workers", 2)
+        answers = [json.loads(line) for line in result.stdout.splitlines() if '"predictions": []' not in line]
+        assert [Path(answer["video"]).name for answer in answers] == ["blue.mp4", "red.webm"]
+
+
+def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, "--video", red, "--explain")
+    parts = [line.split()[0] for line in result.stdout.splitlines()[-5:]]
+    assert parts == ["open", "decode", "resize", "infer", "post"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--engine", "none.onnx", "--video", "x.mp4"], 1, "error: none.onnx: no such file (export it with"),
+        (["--engine", "colours.onnx"], 2, "name a video: --video FILE"),
+        (["--video", "x.mp4"], 2, "Missing option '--engine'"),
+        (["--engine", "colours.onnx", "--video", "x.mp4"], 1, "error: x.mp4: no such file\n"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--provider", "cuda"], 1, "error: onnxruntime has no CUDA"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--top-k", "0"], 2, "0 is not in the range"),
+    ],
+)
+def test_mistakes_give_one_line_and_their_exit_code(
+    colour_model: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = serve(*arguments, cwd=colour_model.parent)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert code == 2 or result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_crash(colour_model: Path, red: Path) -> None:
+    command = [*SERVE, "--engine", str(colour_model), *[str(red)] * 40, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_help_is_instant() -> None:
+    fastest_s = min(timed(lambda: serve("--help")) for _ in range(3))
+    assert fastest_s < 0.3
+
+
+def timed(call: Callable[[], object]) -> float:
+    start_s = time.perf_counter()
+    call()
+    return time.perf_counter() - start_s
+
+
+def test_one_answer_takes_little_memory(colour_model: Path, red: Path) -> None:
+    # Not the child's rusage: that counts the memory of the process it was forked from.
+    script = """
+import atexit, pathlib
+atexit.register(lambda: print(*[l for l in pathlib.Path("/proc/self/status").read_text().splitlines() if "VmHWM" in l]))
+from cpd_serve.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "--engine", str(colour_model), "--video", str(red)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    peak_kib = int(result.stdout.splitlines()[-1].split()[1])
+    assert 50_000 < peak_kib < 130_000
+
+
+def test_every_odd_file_gets_an_answer_or_a_line(colour_model: Path, real_data: Path) -> None:
+    files = sorted(map(str, (real_data / "robustness").iterdir()))
+    result = serve("--engine", colour_model, *files, "--json", "--top-k", 1)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 1
+    assert [answer["video"] for answer in answers] == files
+    assert result.stderr.count("\n") == sum("error" in answer for answer in answers) == 13
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpd import packets, video
+from cpd.clip import ClipSpec, segment_indices
+from cpd.errors import VideoError
+from cpd.stopwatch import Stopwatch
+
+SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32))
+STEP = 8
+"""Grey levels between neighbouring frames of a ramp; more than any codec here changes a flat frame by."""
+WriteVideo = Callable[..., Path]
+
+
+def ramp(count: int, height: int = 32, width: int = 48) -> NDArray[np.uint8]:
+    """Frames of one grey each, so that a decoded frame tells which one it was."""
+    return np.broadcast_to(
+        (20 + STEP * np.arange(count, dtype=np.uint8))[:, None, None, None], (count, height, width, 3)
+    )
+
+
+def shown(frames: NDArray[np.uint8]) -> list[int]:
+    """Which frames of a ramp these are."""
+    return [round((float(frame.mean()) - 20) / STEP) for frame in frames]
+
+
+def outcome(path: Path) -> str:
+    """Empty where the video gives a clip, else the error."""
+    try:
+        clip = video.read_clip(path, SPEC)
+    except VideoError as error:
+        return str(error)
+    assert clip.shape == SPEC.shape
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("mjpeg", ".avi", {}),
+        ("mpeg4", ".avi", {"bf": "2", "g": "6"}),
+        ("libvpx", ".webm", {"auto-alt-ref": "1", "lag-in-frames": "8"}),
+        ("libvpx-vp9", ".webm", {}),
+        ("libx264", ".mp4", {"bf": "3", "g": "5"}),
+        ("libx264", ".mkv", {"bf": "3", "g": "5", "x264-params": "open-gop=1"}),
+        ("libx264", ".ts", {"bf": "2", "g": "100"}),
+        ("libx264", ".flv", {"bf": "0"}),
+    ],
+)
+@pytest.mark.parametrize("held_bytes", [packets.HELD_BYTES, 0], ids=["packets held", "packets read twice"])
+def test_the_middle_frame_of_each_segment_is_read(
+    write_video: WriteVideo,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    suffix: str,
+    options: dict[str, str],
+    held_bytes: int,
+) -> None:
+    monkeypatch.setattr(packets, "HELD_BYTES", held_bytes)
+    path = write_video(ramp(26), codec, f"clip{suffix}", options=options)
+    assert len(video.probe(path).times_s) == 26
+    clip = video.read_clip(path, SPEC)
+    assert clip.shape == SPEC.shape
+    assert clip.dtype == np.uint8
+    assert shown(clip) == segment_indices(np.arange(26) / 25, 4).tolist() == [3, 9, 16, 22]
+
+
+@pytest.mark.parametrize("gop", ["1", "4", "25"])
+def test_starting_at_keyframes_gives_the_pixels_of_decoding_it_all(write_video: WriteVideo, gop: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
+    path = write_video(noise, "libx264", options={"bf": "3", "g": gop})
+    indices = segment_indices(np.arange(30) / 25, 4)
+    whole = np.stack([frame.to_ndarray(format="rgb24") for frame in av.open(str(path)).decode(video=0)])[indices]
+    np.testing.assert_array_equal(video.read_frames(path, indices), whole)
+    whole_spec = ClipSpec(frames=4, resize=(48, 64), crop=(48, 64))
+    np.testing.assert_array_equal(video.read_clip(path, whole_spec), whole)
+
+
+def test_of_keyframes_alone_only_the_wanted_are_decoded(write_video: WriteVideo) -> None:
+    path = write_video(ramp(26), "mjpeg")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        index = packets.PacketIndex.of(container, stream)
+        assert index is not None
+        assert index.packets is not None
+        seen: list[int] = []
+        for number in range(26):
+            assert index.start_of(int(index.shown_pts[number])) == number
+        packets.decode_at(
+            stream, index, index.packets, np.array([3, 9, 9, 22]), lambda frame: seen.append(frame.pts) or np.empty(0)
+        )
+    assert seen == [3, 9, 22]
+
+
+def test_frames_shown_before_their_keyframe_are_decoded_from_the_one_before() -> None:
+    # Decoding order I0 P3 B1 B2 | I6 B4 B5: B4 may refer to P3, so it cannot be decoded from I6 on.
+    pts = np.array([0, 3, 1, 2, 6, 4, 5])
+    keyframe = np.array([True, False, False, False, True, False, False])
+    index = packets.PacketIndex(pts, keyframe, np.sort(pts), np.sort(pts) / 25, None)
+    assert [index.start_of(number) for number in range(7)] == [0, 0, 0, 0, 0, 0, 4]
+
+
+def test_variable_rate_is_sampled_by_time(write_video: WriteVideo) -> None:
+    times_ms = [*range(0, 1000, 100), 1000, 2000, 3000]
+    path = write_video(ramp(13), "libvpx-vp9", times_ms=times_ms)
+    assert shown(video.read_clip(path, SPEC)) == [3, 10, 10, 11]
+
+
+def test_rotation_is_applied(write_video: WriteVideo) -> None:
+    pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
+    pixels[:, :, :32] = 255  # white on the left
+    path = write_video(pixels, "libx264", rotation=90)
+    info = video.probe(path)
+    assert (info.height, info.width, info.rotation) == (64, 32, 90)
+    frame = video.read_frames(path, np.array([0]))[0]
+    assert frame.shape == (64, 32, 3)
+    assert frame[40:].mean() > 250  # turned counter-clockwise: left goes down
+    assert frame[:24].mean() < 5
+    clip = video.read_clip(path, ClipSpec(frames=1, resize=(64, 32), crop=(64, 32)))
+    np.testing.assert_allclose(clip[0].astype(int), frame, atol=1)
+
+
+def test_windows_are_parts_of_the_video(write_video: WriteVideo) -> None:
+    path = write_video(ramp(24), "libx264", options={"g": "6"})
+    clips = video.read_windows(path, SPEC, 3)
+    assert clips.shape == (3, *SPEC.shape)
+    assert [shown(clip) for clip in clips] == [[1, 3, 5, 7], [9, 11, 13, 15], [17, 19, 21, 23]]
+
+
+def test_one_frame_is_a_clip(write_video: WriteVideo) -> None:
+    path = write_video(ramp(1), "libx264")
+    assert shown(video.read_clip(path, SPEC)) == [0, 0, 0, 0]
+
+
+def test_the_watch_is_told_where_the_time_went(write_video: WriteVideo) -> None:
+    watch = Stopwatch()
+    video.read_clip(write_video(ramp(26)), SPEC, watch)
+    assert set(watch.spent_s) == {"open", "decode", "resize"}
+    assert all(spent_s > 0 for spent_s in watch.spent_s.values())
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "mjpeg"])
+def test_a_video_cut_off_is_read_up_to_its_damage(write_video: WriteVideo, codec: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (26, 64, 64, 3), dtype=np.uint8)
+    path = write_video(noise, codec, "clip.mkv", options={"g": "4"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    info = video.probe(path)
+    assert 10 <= len(info.times_s) < 26
+    clip = video.read_clip(path, ClipSpec(frames=4, resize=64, crop=(64, 64)))
+    indices = segment_indices(info.times_s, 4)
+    np.testing.assert_allclose(clip.astype(int), video.read_frames(path, indices), atol=1)
+
+
+def test_flipped_bits_give_an_answer_or_one_line(write_video: WriteVideo) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), dtype=np.uint8)
+    path = write_video(noise, "libx264", options={"g": "5"})
+    good = path.read_bytes()
+    generator = np.random.default_rng(1)
+    for _ in range(25):
+        bad = bytearray(good)
+        for position in generator.integers(0, len(bad), 20):
+            bad[position] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(bad))
+        assert "\n" not in outcome(path)
+
+
+def test_the_size_may_change_within_a_video(write_video: WriteVideo, tmp_path: Path) -> None:
+    both = tmp_path / "both.h264"
+    parts = [write_video(ramp(6, *size), "libx264", f"{size}.h264") for size in ((32, 48), (64, 64))]
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert shown(video.read_clip(both, SPEC)) == [1, 4, 1, 4]
+    assert video.read_frames(both, np.array([0, 11])).shape == (2, 32, 48, 3)
+
+
+def test_too_elongated_frames_are_refused(write_video: WriteVideo) -> None:
+    path = write_video(ramp(2, 2, 8192), "mjpeg")
+    with pytest.raises(VideoError, match=r"clip\.avi: a frame of 8192x2 pixels is too elongated"):
+        video.read_clip(path, ClipSpec(frames=1, resize=256, crop=(224, 224)))
+
+
+def test_a_name_that_looks_like_a_protocol_is_a_file(write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(ramp(4), name="http:clip.avi")
+    monkeypatch.chdir(path.parent)
+    assert video.read_clip(Path("http:clip.avi"), SPEC).shape == SPEC.shape
+
+
+def test_a_playlist_cannot_make_the_server_call_out(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError, match=r"clip\.mp4: "):
+        video.read_clip(path, SPEC)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is not a regular file"):
+        video.read_clip(tmp_path / "pipe.mp4", SPEC)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="has no video stream"):
+        video.read_clip(path, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.mp4", None, "no such file"),
+        ("empty.mp4", b"", "is empty"),
+        ("text.avi", b"not a video at all", "cannot be opened as a video"),
+        ("bytes.mp4", bytes(range(256)) * 80, "cannot be opened as a video"),
+        ("folder", "folder", "is a folder, not a video"),
+    ],
+)
+@pytest.mark.parametrize("read", [video.probe, lambda path: video.read_clip(path, SPEC)], ids=["probe", "read_clip"])
+def test_what_is_no_video_gives_one_clear_line(
+    tmp_path: Path, name: str, content: bytes | str | None, message: str, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    with pytest.raises(VideoError, match=f"{name}: {message}") as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_frame_beyond_the_end_is_named(write_video: WriteVideo) -> None:
+    with pytest.raises(VideoError, match="frame 40 cannot be decoded"):
+        video.read_frames(write_video(ramp(4)), np.array([0, 40]))
+
+
+def test_every_odd_file_gives_a_clip_or_one_clear_line(real_data: Path) -> None:
+    unreadable = set()
+    for path in sorted((real_data / "robustness").iterdir()):
+        message = outcome(path)
+        if message:
+            assert "\n" not in message
+            assert path.name in message
+            unreadable.add(path.name)
+    assert len(unreadable) == 13, unreadable

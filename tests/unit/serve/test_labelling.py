@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpd.errors import EngineError, VideoError
+from cpd_serve.batch import label_videos
+from cpd_serve.labelling import PARTS, label_video, probabilities, top_labels
+from cpd_serve.runner import open_runner
+
+WriteVideo = Callable[..., Path]
+WriteModel = Callable[..., Path]
+
+
+def coloured(*colours: tuple[int, int, int], count: int = 12) -> np.ndarray:
+    """(count, 32, 48, 3) uint8: equal parts of the video in these colours."""
+    parts = [np.full((count // len(colours), 32, 48, 3), colour, np.uint8) for colour in colours]
+    return np.concatenate(parts)
+
+
+def test_probabilities_are_softmax_even_of_large_logits() -> None:
+    shares = probabilities(np.array([[1000.0, 1000.0 - np.log(3), -1000.0]], np.float32))
+    np.testing.assert_allclose(shares, [[0.75, 0.25, 0.0]], atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_an_error(bad: float) -> None:
+    with pytest.raises(EngineError, match="values that are not numbers"):
+        probabilities(np.array([[0.0, bad]], np.float32))
+
+
+def test_labels_come_most_probable_first() -> None:
+    shares = np.array([0.2, 0.5, 0.2, 0.1])
+    assert top_labels(shares, ("a", "b", "c", "d"), 3) == [("b", 0.5), ("a", 0.2), ("c", 0.2)]
+    assert len(top_labels(shares, ("a", "b", "c", "d"), 9)) == 4
+
+
+def test_a_video_gets_its_label_and_its_times(write_video: WriteVideo, colour_model: Path) -> None:
+    path = write_video(coloured((10, 10, 240)))
+    with open_runner(colour_model) as runner:
+        answer = label_video(runner, path, top_k=2)
+    assert [label for label, _ in answer.predictions] == ["blue", "red"]
+    assert answer.predictions[0][1] > 0.99
+    assert tuple(answer.spent_ms) == PARTS
+    assert all(spent_ms > 0 for spent_ms in answer.spent_ms.values())
+    assert answer.total_ms == pytest.approx(answer.decode_ms + answer.spent_ms["infer"] + answer.spent_ms["post"])
+
+
+def test_views_are_averaged(write_video: WriteVideo, tmp_path: Path, write_model: WriteModel) -> None:
+    model = write_model(tmp_path / "sharp.onnx", scale=1000.0)
+    path = write_video(coloured((240, 0, 0), (240, 0, 0), (0, 0, 240)))
+    with open_runner(model) as runner:
+        answer = label_video(runner, path, views=3)
+    assert answer.predictions[0] == ("red", pytest.approx(2 / 3, abs=1e-3))
+    assert answer.predictions[1] == ("blue", pytest.approx(1 / 3, abs=1e-3))
+
+
+def test_a_broken_video_is_an_error(tmp_path: Path, colour_model: Path) -> None:
+    with open_runner(colour_model) as runner, pytest.raises(VideoError, match="no such file"):
+        label_video(runner, tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_answers_come_in_order_and_a_bad_video_stops_none(
+    write_video: WriteVideo, tmp_path: Path, colour_model: Path, workers: int
+) -> None:
+    colours = {"red": (240, 0, 0), "green": (0, 240, 0), "blue": (0, 0, 240)}
+    labels = ["red", "green", "blue", "blue", "green", "red", "green", "red"] * 2
+    videos = {label: write_video(coloured(colour), name=f"{label}.avi") for label, colour in colours.items()}
+    paths = [videos[label] for label in labels]
+    paths.insert(3, tmp_path / "none.mp4")
+    with open_runner(colour_model) as runner:
+        answers = list(label_videos(runner, iter(paths), workers, 1, 1))
+    assert [answer.video for answer in answers] == [str(path) for path in paths]
+    assert answers[3].error == f"{tmp_path}/none.mp4: no such file"
+    assert answers[3].predictions == []
+    assert [answer.predictions[0][0] for answer in answers if not answer.error] == labels
+
+
+def test_an_endless_list_is_not_read_ahead(write_video: WriteVideo, colour_model: Path) -> None:
+    path, taken = write_video(coloured((240, 0, 0))), []
+
+    def endless() -> object:
+        while True:
+            taken.append(path)
+            yield path
+
+    with open_runner(colour_model) as runner:
+        answers = label_videos(runner, endless(), 2, 1, 1)
+        assert next(answers).predictions[0][0] == "red"
+        answers.close()
+    assert len(taken) <= 5
