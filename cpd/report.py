@@ -1,0 +1,89 @@
+"""The report stage: everything a run found out, as report.json for programs and report.html for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cpd
+from cpd.errors import CpdError
+from cpd.lock import atomic
+
+if TYPE_CHECKING:
+    from cpd.config import Pipeline
+
+SCHEMA = 1
+
+
+def run(config: Pipeline, run_dir: Path) -> str:
+    """Gathers what the stages wrote into report.json, and draws report.html from it.
+
+    Returns:
+        The verdict, the gates that were not passed, and where to read more.
+    """
+    data = _json(run_dir / "data/data.json")
+    report = {
+        "schema": SCHEMA,
+        "name": config.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": cpd.__version__,
+        **_json(run_dir / "validate/validation.json"),
+        "exports": _json(run_dir / "export/export.json")["files"],
+        "data": {key: data[key] for key in ("labels", "splits", "broken")},
+        "training": {
+            "teacher": _json_lines(run_dir / "teacher/metrics.jsonl"),
+            "student": _json_lines(run_dir / "student/metrics.jsonl"),
+        },
+    }
+    with atomic(run_dir / "report.json") as path:
+        path.write_text(json.dumps(_strict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    page = write_html(run_dir)
+    gates = report["gates"]
+    passed = sum(gate["status"] == "pass" for gate in gates)
+    others = ", ".join(f"{gate['name']} {gate['status']}" for gate in gates if gate["status"] != "pass")
+    return f"{report['verdict']}: {passed} of {len(gates)} gates passed{f' ({others})' if others else ''}, see {page}"
+
+
+def write_html(run_dir: Path) -> Path:
+    """Draws report.html from report.json: one file that needs nothing else.
+
+    Raises:
+        CpdError: there is no report.json, or it is not one of ours.
+    """
+    from cpd.page import render
+
+    source = run_dir / "report.json"
+    try:
+        report = _json(source)
+        if report["schema"] != SCHEMA:
+            raise ValueError(f"schema {report['schema']!r}, this version reads {SCHEMA}")
+        page = render(report)
+    except FileNotFoundError as error:
+        raise CpdError(f"{source}: no such file", "cpd-pipeline run writes it at its end") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CpdError(f"{source} is not a report ({reason})", "write it anew: run with --force report") from error
+    with atomic(run_dir / "report.html") as path:
+        path.write_text(page, encoding="utf-8")
+    return run_dir / "report.html"
+
+
+def _strict(value: Any) -> Any:
+    """The value as every JSON reader takes it: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _json_lines(path: Path) -> list[Any]:
+    """The objects of a file with one a line; none where a model was not trained."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

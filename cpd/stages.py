@@ -1,0 +1,232 @@
+"""The stages from video to verdict: which room does each, and what its result depends on.
+
+The rooms are imported only when their stage runs, so looking at a finished run costs no framework.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections import Counter
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cpd.errors import CpdError, DataError
+from cpd.pipeline import Stage, run_stages
+
+if TYPE_CHECKING:
+    from cpd.config import Data, Model, Pipeline
+
+EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
+"""By the verdict of a run."""
+
+LIST_SUFFIXES = (".csv", ".json", ".txt")
+LOADING = ("torch", "nvidia-dali-cuda130", "av")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx_cu13")
+
+
+def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[str] = ()) -> int:
+    """Brings a run up to date; the exit code tells its verdict, or 0 if it was not asked to reach one.
+
+    Raises:
+        CpdError: a stage failed.
+    """
+    run_stages(STAGES, config, until, force)
+    names = [stage.name for stage in STAGES]
+    if until is not None and names.index(until) < names.index("validate"):
+        return 0
+    return EXIT_CODES[_json(config.run_dir / "validate/validation.json")["verdict"]]
+
+
+def check_data(config: Pipeline) -> list[str]:
+    """How many clips a config's data has, a line for each split; and that the checkpoints it names exist.
+
+    Raises:
+        CpdError: something that it names is missing or cannot be used.
+    """
+    from cpd.dataset import SPLITS, sorted_labels
+
+    for role, model in (("teacher", config.teacher), ("student", config.student)):
+        if model.checkpoint is not None and not model.checkpoint.is_file():
+            raise CpdError(f"{role}.checkpoint: there is no file {model.checkpoint}")
+    rendered = config.data.rendered
+    if rendered is not None:
+        return [f"{split:<11}{getattr(rendered, split)} clips a class, to be rendered" for split in SPLITS]
+    clips = _found(config.data)
+    lines = []
+    for split in dict.fromkeys(clip.split for clip in clips):
+        counts = Counter(clip.label for clip in clips if clip.split == split)
+        classes = ", ".join(f"{label} {counts[label]}" for label in sorted_labels(counts))
+        lines.append(f"{split or 'unsplit':<11}{counts.total()} clips of {len(counts)} classes: {classes}")
+    return lines
+
+
+def _data(config: Pipeline, run_dir: Path) -> str:
+    from cpd_train import prepare
+
+    return prepare.run(config, run_dir)
+
+
+def _teacher(config: Pipeline, run_dir: Path) -> str:
+    from cpd_train import teacher
+
+    return teacher.run(config, run_dir)
+
+
+def _distill(config: Pipeline, run_dir: Path) -> str:
+    from cpd_train import distill
+
+    return distill.run(config, run_dir)
+
+
+def _export(config: Pipeline, run_dir: Path) -> str:
+    from cpd_export import stage
+
+    return stage.run(config, run_dir)
+
+
+def _validate(config: Pipeline, run_dir: Path) -> str:
+    from cpd_serve import validate
+
+    return validate.run(config, run_dir)
+
+
+def _report(config: Pipeline, run_dir: Path) -> str:
+    from cpd import report
+
+    return report.run(config, run_dir)
+
+
+def _source_clips(config: Pipeline) -> list[Path]:
+    """The videos outside the run folder; none if they cannot be found, which the data stage then explains."""
+    if config.data.rendered is not None:
+        return []
+    try:
+        return [clip.path for clip in _found(config.data)]
+    except DataError:
+        return []
+
+
+@lru_cache(maxsize=1)
+def _found(data: Data) -> Any:
+    from cpd_train.sources import find_clips
+
+    return find_clips(data)
+
+
+def _lists(config: Pipeline) -> list[str]:
+    """The list files that a data set is described in."""
+    named = config.data.list
+    if named is None or not named.is_dir():
+        return [str(named)] if named else []
+    return [str(path) for path in sorted(named.iterdir()) if path.suffix in LIST_SUFFIXES]
+
+
+def _clips(config: Pipeline) -> list[str]:
+    """What tells the clips of a run and, where the run rendered them itself, the clips."""
+    return ["data/clips.csv", "data/data.json", *(["data/clips"] if config.data.rendered else [])]
+
+
+def _checkpoint(model: Model) -> list[str]:
+    return [str(model.checkpoint)] if model.checkpoint else []
+
+
+def _trained(role: str, model: Model) -> list[str]:
+    return [f"{role}/{role}.safetensors", f"{role}/test_logits.npz", *_metrics(role, model)]
+
+
+def _metrics(role: str, model: Model) -> list[str]:
+    """The learning curve; a checkpoint that is used as it is has none."""
+    return [f"{role}/metrics.jsonl"] if model.epochs > 0 else []
+
+
+def _exported(run_dir: Path) -> list[str]:
+    """The models that the export stage built, as it lists them itself, with the manifests beside engines."""
+    if not (run_dir / "export/export.json").exists():
+        return []
+    built = [file["path"] for file in _json(run_dir / "export/export.json")["files"] if file["status"] == "built"]
+    manifests = [f"{path}.json" for path in built if path.endswith(".trt")]
+    return ["export/export.json", *built, *manifests]
+
+
+def _gpu(config: Pipeline) -> dict[str, str]:
+    """The GPU that engines are built for."""
+    devices = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")) if config.device != "cpu" else []
+    model = re.search(r"Model:\s*(.*)", devices[0].read_text(errors="replace")) if devices else None
+    return {"gpu": model[1] if model else "none"}
+
+
+def _processors(config: Pipeline) -> dict[str, str]:
+    """What latencies are measured on."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(errors="replace"))
+    return {"cpu": model[1] if model else platform.machine(), **_gpu(config)}
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+STAGES = (
+    Stage(
+        name="data",
+        run=_data,
+        config=("seed", "data"),
+        inputs=lambda config, _: _lists(config),
+        sources=_source_clips,
+        outputs=lambda config, _: _clips(config),
+        packages=("av",),
+    ),
+    Stage(
+        name="teacher",
+        run=_teacher,
+        config=("seed", "clip", "augment", "teacher"),
+        inputs=lambda config, _: [*_clips(config), *_checkpoint(config.teacher)],
+        sources=_source_clips,
+        outputs=lambda config, _: _trained("teacher", config.teacher),
+        packages=LOADING,
+    ),
+    Stage(
+        name="distill",
+        run=_distill,
+        config=("seed", "clip", "augment", "student", "distill"),
+        inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", *_checkpoint(config.student)],
+        sources=_source_clips,
+        outputs=lambda config, _: _trained("student", config.student),
+        packages=LOADING,
+    ),
+    Stage(
+        name="export",
+        run=_export,
+        config=("seed", "export"),
+        inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", "student/student.safetensors"],
+        sources=_source_clips,
+        outputs=lambda _, run_dir: _exported(run_dir),
+        packages=("torch", "onnx", "onnxscript", "av", *RUNTIMES),
+        machine=_gpu,
+    ),
+    Stage(
+        name="validate",
+        run=_validate,
+        config=("seed", "validate"),
+        inputs=lambda config, run_dir: [
+            *_clips(config), "teacher/test_logits.npz", "student/test_logits.npz", *_exported(run_dir),
+        ],
+        sources=_source_clips,
+        outputs=lambda *_: ["validate/validation.json"],
+        packages=("av", *RUNTIMES),
+        machine=_processors,
+    ),
+    Stage(
+        name="report",
+        run=_report,
+        config=("name",),
+        inputs=lambda config, _: [
+            "data/data.json", *_metrics("teacher", config.teacher), *_metrics("student", config.student),
+            "export/export.json", "validate/validation.json",
+        ],
+        outputs=lambda *_: ["report.json", "report.html"],
+    ),
+)  # fmt: skip
