@@ -1,0 +1,238 @@
+"""The TensorRT builder: one adapter for every flavour of it, which differ by a module name and by what they can do.
+
+Networks are strongly typed: the ONNX file says every precision, and the builder chooses nothing. Neither torch nor
+onnx is needed here, so that a device can build its own engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cpd.errors import ExportError
+from cpd_export.gpu import first_gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """One distribution of TensorRT and what it can do."""
+
+    module: str
+    package: str
+    """What to pip install."""
+    builds: bool
+    """Whether it can make engines, not only run them."""
+    needs_gpu: bool
+    """Whether building measures kernels on the GPU of this machine."""
+    compatible: bool
+    """Whether it takes version_compatible and hardware_compatible."""
+    targets: tuple[str, ...]
+    """Compute capabilities that can be named as targets; none where engines are for the GPU they are built on."""
+    default_targets: tuple[str, ...] = ()
+    """What it builds for if no target is named; a + means later ones too."""
+
+
+FLAVOURS = {
+    flavour.module: flavour
+    for flavour in (
+        Flavour("tensorrt", "tensorrt", builds=True, needs_gpu=True, compatible=True, targets=()),
+        Flavour(
+            "tensorrt_rtx",
+            "tensorrt_rtx_cu13",
+            builds=True,
+            needs_gpu=False,
+            compatible=False,
+            targets=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
+            default_targets=("8.0", "8.6", "8.9", "12.0+"),
+        ),
+        Flavour("tensorrt_lean", "tensorrt_lean_cu13", builds=False, needs_gpu=True, compatible=False, targets=()),
+    )
+}
+"""In the order in which ``choose_flavour`` tries them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How an engine is built."""
+
+    max_batch: int
+    workspace_bytes: int
+    version_compatible: bool = False
+    """Loads in later versions of TensorRT too; somewhat slower."""
+    hardware_compatible: bool = False
+    """Runs on every GPU from compute capability 8.0 on; somewhat slower."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs to build for; empty for the flavour's default."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """A serialised engine and where it runs."""
+
+    data: bytes
+    flavour: str
+    version: str
+    target: str
+    """GPU and compute capability it was built on, or the capabilities it was built for."""
+
+
+def choose_flavour(options: BuildOptions, module: str | None = None) -> Flavour:
+    """The flavour asked for, or the first that is installed and can build here.
+
+    Raises:
+        ExportError: none can, or the flavour cannot do what the options ask; says which and why.
+    """
+    if module is not None and module not in FLAVOURS:
+        raise ExportError(f"{module} is no TensorRT known here", f"choose one of {', '.join(FLAVOURS)}")
+    candidates = [FLAVOURS[module]] if module else [flavour for flavour in FLAVOURS.values() if flavour.builds]
+    obstacles = {flavour: obstacle(flavour) for flavour in candidates}
+    usable = [flavour for flavour, reason in obstacles.items() if not reason]
+    if not usable:
+        raise ExportError(
+            "no engine can be built here: " + "; ".join(obstacles.values()),
+            f"pip install {FLAVOURS['tensorrt_rtx'].package}, which needs no GPU to build",
+        )
+    check_options(usable[0], options)
+    return usable[0]
+
+
+def obstacle(flavour: Flavour) -> str:
+    """Why a flavour cannot build on this machine; empty if it can. TensorRT itself is not touched to find out."""
+    if not flavour.builds:
+        return f"{flavour.module} runs engines and cannot build them"
+    if importlib.util.find_spec(flavour.module) is None:
+        return f"{flavour.module} is not installed"
+    if flavour.needs_gpu and first_gpu() is None:
+        return f"{flavour.module} builds on a GPU, and this machine has none that its driver can use"
+    return ""
+
+
+def check_options(flavour: Flavour, options: BuildOptions) -> None:
+    """Refuses what a flavour cannot do before anything is built.
+
+    Raises:
+        ExportError: an option the flavour does not have.
+    """
+    if not flavour.compatible and (options.version_compatible or options.hardware_compatible):
+        named = "version_compatible" if options.version_compatible else "hardware_compatible"
+        raise ExportError(
+            f"{flavour.module} has no {named} engines",
+            "leave it out: its engines run on every GPU from compute capability 8.0 on"
+            if flavour.targets
+            else "leave it out",
+        )
+    unknown = [target for target in options.compute_capabilities if target not in flavour.targets]
+    if unknown:
+        known = ", ".join(flavour.targets)
+        raise ExportError(
+            f"{flavour.module} cannot be told to build for compute capability {unknown[0]}",
+            f"choose from {known}" if known else "it builds for the GPU of this machine; leave the targets out",
+        )
+
+
+def build_engine(
+    onnx: bytes, options: BuildOptions, flavour: Flavour, timing_cache: bytes = b""
+) -> tuple[BuiltEngine, bytes]:
+    """Builds an engine for batches of 1 to ``options.max_batch`` clips.
+
+    Args:
+        onnx: an exported model, one file, with a single input of dynamic batch.
+        options: checked with ``check_options``.
+        flavour: from ``choose_flavour``.
+        timing_cache: what an earlier build with this flavour measured; an unusable one is measured again.
+
+    Returns:
+        The engine, and the timing cache for the next build: empty for flavours that measure nothing.
+
+    Raises:
+        ExportError: TensorRT cannot read the graph or cannot build it; names the node or the limit.
+    """
+    trt = importlib.import_module(flavour.module)
+    log = _keep_errors(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        raise ExportError(f"{flavour.module} cannot read the graph: {_parser_reason(parser)}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    # TensorFloat-32 keeps ten bits of the mantissa: a graph that says fp32 shall be fp32.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, capability in enumerate(options.compute_capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        smallest, largest = ((batch, *tuple(tensor.shape)[1:]) for batch in (1, options.max_batch))
+        profile.set_shape(tensor.name, smallest, smallest, largest)
+    config.add_optimization_profile(profile)
+    cache = _attach_cache(config, timing_cache) if flavour.needs_gpu else None
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _build_error(flavour, options, log.last)
+    engine = BuiltEngine(bytes(plan), flavour.module, trt.__version__, _target(flavour, options))
+    return engine, bytes(cache.serialize()) if cache is not None else b""
+
+
+def _target(flavour: Flavour, options: BuildOptions) -> str:
+    gpu = first_gpu() if flavour.needs_gpu else None
+    if gpu is not None:
+        return f"{gpu.name}, compute capability {'8.0+' if options.hardware_compatible else gpu.capability}"
+    return f"compute capability {', '.join(options.compute_capabilities or flavour.default_targets)}"
+
+
+def _strongly_typed(trt: Any) -> int:
+    """Network flags: TensorRT 11 knows no other networks and may drop the flag; 10 and RTX have to be told."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _attach_cache(config: Any, data: bytes) -> Any:
+    """Gives the builder an earlier timing cache, or an empty one if that does not fit this GPU or version."""
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _parser_reason(parser: Any) -> str:
+    """The first error, with the operator it is about."""
+    if parser.num_errors == 0:
+        return "TensorRT gave no reason"
+    error = parser.get_error(0)
+    node = f"{error.node_operator()} node {error.node_name()}: " if error.node_operator() else ""
+    return node + " ".join(error.desc().split())
+
+
+def _build_error(flavour: Flavour, options: BuildOptions, reason: str) -> ExportError:
+    remedy = ""
+    if "workspace" in reason:
+        remedy = f"raise export.workspace_bytes, now {options.workspace_bytes}"
+    return ExportError(f"{flavour.module} cannot build the engine: {reason or 'TensorRT gave no reason'}", remedy)
+
+
+def _keep_errors(trt: Any) -> Any:
+    """A TensorRT logger that keeps its last error for the exception, instead of printing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT is not typed
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last = " ".join(message.split())
+
+    return Log()

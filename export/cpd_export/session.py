@@ -1,0 +1,67 @@
+"""The onnxruntime adapter of the export room: runs a graph that is still in memory, as any user's onnxruntime would."""
+
+from __future__ import annotations
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from cpd.errors import ExportError
+
+FATAL_ONLY = 4
+"""onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxSession:
+    """A graph on the CPU."""
+
+    def __init__(self, model: bytes, name: str) -> None:
+        """Loads a graph.
+
+        Args:
+            model: a serialised ONNX model.
+            name: what to call it in an error.
+
+        Raises:
+            ExportError: onnxruntime refuses it.
+        """
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = FATAL_ONLY
+        # Waiting threads that spin take the CPU from the session measured in turns with this one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._name = name
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+        except Exception as error:  # onnxruntime's exceptions share no parent of their own
+            raise ExportError(f"{name}: onnxruntime does not load it: {_reason(error)}") from error
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata properties."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def signature(self) -> list[tuple[str, str, list[int | str]]]:
+        """(name, type, shape) of each input and then of each output."""
+        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
+        return [(node.name, node.type, node.shape) for node in nodes]
+
+    def run(self, inputs: dict[str, NDArray]) -> list[NDArray]:  # type: ignore[type-arg]  # of any element type
+        """Every output, in the graph's order.
+
+        Raises:
+            ExportError: onnxruntime fails.
+        """
+        try:
+            return list(self._session.run(None, inputs))
+        except Exception as error:
+            raise ExportError(f"{self._name}: fails in onnxruntime: {_reason(error)}") from error
+
+    def logits(self, frames: NDArray) -> NDArray:  # type: ignore[type-arg]
+        """(batch, frames, height, width, 3) uint8 -> (batch, classes) float32."""
+        return self.run({"frames": frames})[0]
+
+
+def _reason(error: Exception) -> str:
+    """onnxruntime's message in one line, without its codes."""
+    return " ".join(str(error).rsplit(" : ", 1)[-1].split())
