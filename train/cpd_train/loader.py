@@ -1,0 +1,227 @@
+"""The DALI adapter: views in, batches of uint8 clips out, on a GPU or a CPU.
+
+One graph serves every codec. Where DALI's decoder can read a video (NVDEC on a GPU; VP8, VP9 and MJPEG on a CPU), it
+decodes in the graph; any other video is decoded by PyAV and enters the same graph before the resize. DALI chooses
+between the two sample by sample.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+from torch import Tensor
+
+from cpd.clip import ClipSpec
+from cpd.config import Augment
+from cpd.dataset import Clip
+from cpd.video import read_frames
+from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
+
+NATIVE_CODECS = {
+    "cpu": frozenset({"vp8", "vp9", "mjpeg"}),
+    "cuda": frozenset({"vp8", "vp9", "mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}),
+}
+"""What ``fn.decoders.video`` of DALI 2.4 reads, by where it decodes."""
+AHEAD = 2
+"""Batches made while the model works on an earlier one."""
+
+Frames = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a training step sees."""
+
+    frames: Tensor
+    """(batch, frames, height, width, 3) uint8 RGB on the loader's device."""
+    labels: Tensor
+    """(batch,) int64 on the same device."""
+    rows: list[int]
+    """Positions of the clips in their table."""
+
+
+class ClipLoader:
+    """Batches of one split.
+
+    Args:
+        clips: the clips of the split.
+        labels: all class names; position is the class index.
+        spec: the input contract.
+        batch_size: clips in a batch.
+        device: cpu or cuda.
+        cache_bytes: memory for decoded, resized clips; clips beyond it are decoded anew each time.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        labels: Sequence[str],
+        spec: ClipSpec,
+        batch_size: int,
+        device: torch.device,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.clips, self.labels, self.spec, self.batch_size = clips, labels, spec, batch_size
+        self.device = device
+        self._pipeline = _graph(
+            device_type=device.type,
+            batch_size=batch_size,
+            num_threads=os.cpu_count() or 1,
+            device_id=device.index or 0 if device.type == "cuda" else None,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,
+        )
+        self._pipeline.build()
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._cache_left = cache_bytes
+        self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
+
+    def evaluate(self) -> Iterator[Batch]:
+        """Every clip once, in order, in its fixed view."""
+        return self._load(batches(evaluation_views(self.clips, self.labels, self.spec), self.batch_size, False))
+
+    def train(self, augment: Augment, seed: int, epoch: int) -> Iterator[Batch]:
+        """One random view of every clip, in random order; a last batch that is not full is left out."""
+        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch)
+        return self._load(batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
+
+    def _load(self, groups: Iterable[list[View]]) -> Iterator[Batch]:
+        return _ahead((self._run(views) for views in groups), AHEAD)
+
+    def _run(self, views: list[View]) -> Batch:
+        self._remember(views)
+        frames = self._through_graph(views, self.spec.crop)
+        labels = torch.tensor([view.label for view in views])
+        return Batch(frames, labels.to(self.device), [view.row for view in views])
+
+    def _remember(self, views: list[View]) -> None:
+        """Decodes and resizes whole clips into the cache, one by one, while there is room."""
+        for view in views:
+            clip = self.clips[view.row]
+            indices = candidate_indices(clip, self.spec)
+            size = len(indices) * view.size[0] * view.size[1] * 3
+            if view.row in self._cache or size > self._cache_left or self._reads(clip, "cuda"):
+                continue
+            whole = replace(view, indices=indices, box=(0, 0, *view.size), mirror=False, brightness=1.0, contrast=1.0)
+            self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].numpy())
+            self._cache_left -= size
+
+    def _reads(self, clip: Clip, device: str) -> bool:
+        """Whether DALI's own decoder reads a clip on this device, which must be the loader's."""
+        native = clip.codec in NATIVE_CODECS[device] and clip.rotation == 0 and clip.bit_depth == 8
+        return self.device.type == device and native
+
+    def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
+        decoded = list(self._pool.map(self._source, views))
+        inputs: dict[str, list[Any]] = {
+            "encoded": [encoded for encoded, _ in decoded],
+            "raw": [raw for _, raw in decoded],
+            "native": [np.array(raw.shape[1] == 0) for _, raw in decoded],
+            "indices": [view.indices.astype(np.int32) for view in views],
+            "size": [np.float32(view.size) for view in views],
+            "top_left": [np.float32(view.box[:2]) for view in views],
+            "bottom_right": [np.float32(view.box[2:]) for view in views],
+            "out": [np.float32(size) for _ in views],
+            "mirror": [np.array(view.mirror, dtype=np.int32) for view in views],
+            "brightness": [np.array(view.brightness, dtype=np.float32) for view in views],
+            "contrast": [np.array(view.contrast, dtype=np.float32) for view in views],
+        }
+        for name, values in inputs.items():
+            self._pipeline.feed_input(name, values)
+        (output,) = self._pipeline.run()
+        if self.device.type == "cuda":
+            return torch.from_dlpack(output.as_tensor()).clone()
+        return torch.from_numpy(np.array(output.as_tensor()))
+
+    def _source(self, view: View) -> tuple[Frames, Frames]:
+        """(encoded bytes, decoded frames) of a view; whichever is not used is a stand-in of the least size."""
+        clip = self.clips[view.row]
+        if view.row in self._cache:
+            indices, frames = self._cache[view.row]
+            return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
+        if self._reads(clip, self.device.type):
+            return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
+        return _NO_BYTES, read_frames(clip.path, view.indices)
+
+
+_NO_BYTES = np.zeros(1, dtype=np.uint8)
+_NO_FRAMES = np.zeros((1, 0, 0, 3), dtype=np.uint8)
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _graph(device_type: str) -> Any:
+    """Decode or take, resize, crop, mirror, light. Every number comes from outside, sample by sample."""
+    on_gpu = device_type == "cuda"
+
+    def given(name: str, ndim: int, dtype: Any, layout: str | None = None) -> Any:
+        return fn.external_source(name=name, ndim=ndim, dtype=dtype, layout=layout)
+
+    encoded, raw = given("encoded", 1, types.UINT8), given("raw", 4, types.UINT8, "FHWC")
+    size, out = given("size", 1, types.FLOAT), given("out", 1, types.FLOAT)
+    top_left, bottom_right = given("top_left", 1, types.FLOAT), given("bottom_right", 1, types.FLOAT)
+    indices, native, mirror = (
+        given("indices", 1, types.INT32),
+        given("native", 0, types.BOOL),
+        given("mirror", 0, types.INT32),
+    )
+    brightness, contrast = given("brightness", 0, types.FLOAT), given("contrast", 0, types.FLOAT)
+    if native:
+        frames = fn.decoders.video(encoded, frames=indices, device="mixed" if on_gpu else "cpu")
+    else:
+        frames = raw.gpu() if on_gpu else raw
+    frames = fn.resize(frames, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+    # a crop of the model's own size passes this unchanged
+    frames = fn.resize(
+        frames, size=out, roi_start=top_left, roi_end=bottom_right, interp_type=types.INTERP_LINEAR, antialias=True
+    )
+    frames = fn.flip(frames, horizontal=mirror, vertical=0)
+    return fn.brightness_contrast(frames, brightness=brightness, contrast=contrast)
+
+
+def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """Makes the next ``depth`` items in a thread of its own; an error there is raised here."""
+    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: Item | None, error: BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
+        return None
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item, None)
+                if stop.is_set():
+                    return
+            put(None, None)
+        except BaseException as error:  # handed over, not swallowed
+            put(None, error)
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

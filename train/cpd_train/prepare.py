@@ -1,0 +1,111 @@
+"""The data stage: find or render the clips, open every one, and write down what is usable."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cpd.clip import is_variable_rate
+from cpd.config import Data, Pipeline, Rendered
+from cpd.dataset import SPLITS, Clip, file_sha256, sorted_labels, write_clips
+from cpd.errors import DataError, VideoError
+from cpd.progress import track
+from cpd.video import probe
+from cpd_train.motion import MOTIONS, render_clip, write_video
+from cpd_train.sources import Found, check_classes, find_clips
+
+PROBE_THREADS = 4
+
+
+def run(config: Pipeline, run_dir: Path) -> str:
+    """Writes ``data/clips.csv`` and ``data/data.json``; returns a one-line summary.
+
+    Raises:
+        DataError: the source cannot be used, or more of it is broken than ``data.max_broken_fraction``.
+    """
+    folder = run_dir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = render(config.data.rendered, folder, config.seed) if config.data.rendered else find_clips(config.data)
+    clips, broken = audit(found)
+    _check_broken(config.data, len(found), broken)
+    check_classes([Found(clip.path, clip.label, clip.split, "") for clip in clips])
+
+    table = folder / "clips.csv"
+    write_clips(table, clips, [is_variable_rate(clip.times_s) for clip in clips])
+    labels = sorted_labels(clip.label for clip in clips)
+    splits = {split: sum(clip.split == split for clip in clips) for split in SPLITS}
+    summary = {
+        "labels": labels,
+        "splits": splits,
+        "codecs": dict(Counter(clip.codec for clip in clips).most_common()),
+        "variable_rate": sum(is_variable_rate(clip.times_s) for clip in clips),
+        "broken": broken,
+        "sha256": file_sha256(table),
+    }
+    (folder / "data.json").write_text(json.dumps(summary, indent=2))
+    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    return f"{len(labels)} classes, {counts} clips" + (f", {len(broken)} broken left out" if broken else "")
+
+
+def render(rendered: Rendered, folder: Path, seed: int) -> list[Found]:
+    """Renders and encodes the default data set under ``folder/clips/<split>/<label>/``; every clip has its own seed."""
+    jobs = [(split, label, index) for split in SPLITS for label in MOTIONS for index in range(getattr(rendered, split))]
+    found = []
+    for number, (split, label, index) in enumerate(track(jobs, "render")):
+        path = folder / "clips" / split / label / f"{index:04d}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, render_clip(label, rendered.size, np.random.default_rng([seed, number])))
+        found.append(Found(path, label, split, str(path)))
+    return found
+
+
+def audit(found: list[Found]) -> tuple[list[Clip], list[dict[str, str]]]:
+    """Decodes every clip once.
+
+    Returns:
+        The clips whose every frame decodes, and for each other one its path and the reason.
+    """
+    clips, broken = [], []
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        for clip in track(pool.map(_open, found), "check", total=len(found)):
+            if isinstance(clip, Clip):
+                clips.append(clip)
+            else:
+                broken.append(clip)
+    return clips, broken
+
+
+def _open(found: Found) -> Clip | dict[str, str]:
+    broken = partial(dict, path=str(found.path))
+    try:
+        info = probe(found.path)
+    except VideoError as error:
+        return broken(reason=str(error).removeprefix(f"{found.path}: "))
+    if info.damage:
+        return broken(reason=f"damaged after {len(info.times_s)} frames: {info.damage}")
+    return Clip(
+        path=found.path,
+        label=found.label,
+        split=found.split or "train",
+        codec=info.codec,
+        height=info.height,
+        width=info.width,
+        rotation=info.rotation,
+        bit_depth=info.bit_depth,
+        times_s=info.times_s,
+    )
+
+
+def _check_broken(data: Data, total: int, broken: list[dict[str, str]]) -> None:
+    if len(broken) > data.max_broken_fraction * total:
+        first = "; ".join(f"{clip['path']}: {clip['reason']}" for clip in broken[:3])
+        raise DataError(
+            f"{len(broken)} of {total} clips cannot be used, more than data.max_broken_fraction "
+            f"({data.max_broken_fraction:g}) allows: {first}{'; …' if len(broken) > 3 else ''}",
+            "mend or remove them, or raise the limit",
+        )

@@ -1,0 +1,123 @@
+"""What each clip of an epoch looks like: its frames, crop, mirror and light, drawn in one place from one seed.
+
+All randomness of loading is here, as plain numbers: the DALI graph only carries it out. An epoch is therefore the same
+on every machine, with any number of threads, and a past one can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpd.clip import ClipSpec, segment_indices
+from cpd.config import Augment
+from cpd.dataset import Clip
+
+CANDIDATES = 5
+"""Random frames of a segment are drawn from this many evenly spaced places, so that a cache can hold them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One clip of one epoch."""
+
+    row: int
+    """Position of the clip in its table."""
+    label: int
+    """Class index, after mirroring."""
+    indices: NDArray[np.int64]
+    """(frames,) frame numbers in the video."""
+    size: tuple[int, int]
+    """(height, width) of the resized frame."""
+    box: tuple[float, float, float, float]
+    """(top, left, bottom, right) of the crop in the resized frame, in pixels."""
+    mirror: bool
+    brightness: float
+    """Factor; 1 changes nothing."""
+    contrast: float
+    """Factor; 1 changes nothing."""
+
+
+def evaluation_views(clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpec) -> list[View]:
+    """The fixed view of every clip: middle frames, central crop."""
+    return [_plain(row, clip, labels.index(clip.label), spec) for row, clip in enumerate(clips)]
+
+
+def training_views(
+    clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpec, augment: Augment, seed: int, epoch: int
+) -> list[View]:
+    """One random view of every clip, in random order.
+
+    Args:
+        clips: the training clips.
+        labels: class names; position is the class index.
+        spec: the input contract.
+        augment: which variations, and how large.
+        seed: of the run.
+        epoch: from 0; every epoch draws anew.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(clips))
+    index_of = {label: index for index, label in enumerate(labels)}
+    views = []
+    for row in order.tolist():
+        clip, rng = clips[row], np.random.default_rng([seed, epoch, row])
+        mirror = augment.flip and bool(rng.random() < 0.5)
+        label = augment.flip_labels.get(clip.label, clip.label) if mirror else clip.label
+        position = (rng.integers(CANDIDATES, size=spec.frames) + 0.5) / CANDIDATES
+        size = spec.resized_size(clip.height, clip.width)
+        views.append(
+            View(
+                row=row,
+                label=index_of[label],
+                indices=segment_indices(clip.times_s, spec.frames, position),
+                size=size,
+                box=_random_box(size, spec, augment, rng),
+                mirror=mirror,
+                brightness=1 + augment.brightness * rng.uniform(-1, 1),
+                contrast=1 + augment.contrast * rng.uniform(-1, 1),
+            )
+        )
+    return views
+
+
+def candidate_indices(clip: Clip, spec: ClipSpec) -> NDArray[np.int64]:
+    """Every frame of a clip that some view can ask for, ascending and distinct; the evaluation frames among them."""
+    places = [segment_indices(clip.times_s, spec.frames, (k + 0.5) / CANDIDATES) for k in range(CANDIDATES)]
+    return np.unique(np.concatenate(places))
+
+
+def batches(views: list[View], batch_size: int, drop_last: bool) -> Iterator[list[View]]:
+    """Consecutive groups of views; the last one may be smaller, or left out."""
+    for start in range(0, len(views), batch_size):
+        batch = views[start : start + batch_size]
+        if len(batch) == batch_size or not drop_last:
+            yield batch
+
+
+def _plain(row: int, clip: Clip, label: int, spec: ClipSpec) -> View:
+    size = spec.resized_size(clip.height, clip.width)
+    top, left = spec.crop_corner(*size)
+    return View(
+        row=row,
+        label=label,
+        indices=segment_indices(clip.times_s, spec.frames),
+        size=size,
+        box=(top, left, top + spec.crop[0], left + spec.crop[1]),
+        mirror=False,
+        brightness=1.0,
+        contrast=1.0,
+    )
+
+
+def _random_box(
+    size: tuple[int, int], spec: ClipSpec, augment: Augment, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """A crop of the model's shape, at a random whole-pixel place, of a random share of the size it is resized to."""
+    scale = rng.uniform(*augment.crop_scale)
+    height, width = max(1, round(spec.crop[0] * scale)), max(1, round(spec.crop[1] * scale))
+    top = int(rng.integers(size[0] - height + 1))
+    left = int(rng.integers(size[1] - width + 1))
+    return (top, left, top + height, left + width)

@@ -1,0 +1,243 @@
+"""Where clips come from: a folder of classes, a list file, or the published lists of three data sets.
+
+Every function returns ``Found`` clips without opening a video; ``cpd_train.prepare`` opens each of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cpd.config import Data
+from cpd.dataset import SPLITS, Split, natural_key
+from cpd.errors import DataError
+
+VIDEO_SUFFIXES = frozenset(
+    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+)  # fmt: skip
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validate": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A clip that is named, not yet opened."""
+
+    path: Path
+    label: str
+    split: Split | None
+    """None where the source does not say; see ``assign_splits``."""
+    group: str
+    """Clips of one group (a person, a recording) never cross splits; its own path where the source names none."""
+
+
+def find_clips(data: Data) -> list[Found]:
+    """Every clip the ``data`` section names, each with a split.
+
+    Raises:
+        DataError: the source is missing, is in another format, or has fewer than two classes or an empty one.
+    """
+    if data.folder is not None:
+        found = from_folder(data.folder)
+    elif data.list is not None:
+        if not data.list.exists():
+            raise DataError(f"{data.list}: no such list", "mend data.list")
+        base = data.list if data.list.is_dir() else data.list.parent
+        found = LISTS[data.format](data.list, data.root or base)
+    else:
+        raise DataError("rendered clips have no source to look for")
+    found = assign_splits(found, data.validation_fraction, data.test_fraction)
+    check_classes(found)
+    return sorted(found, key=lambda clip: natural_key(str(clip.path)))
+
+
+def from_folder(folder: Path) -> list[Found]:
+    """Reads ``folder/<class>/*`` or ``folder/<split>/<class>/*``."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", "mend data.folder")
+    subfolders = _subfolders(folder)
+    if not subfolders:
+        raise DataError(f"{folder}: holds no class folders", "put the clips of each class into a folder of its name")
+    if all(sub.name.lower() in SPLIT_NAMES for sub in subfolders):
+        classes = [(SPLIT_NAMES[sub.name.lower()], label) for sub in subfolders for label in _subfolders(sub)]
+    else:
+        classes = [(None, label) for label in subfolders]
+    found = []
+    for split, label in classes:
+        videos = [path for path in sorted(label.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES]
+        if not videos:
+            raise DataError(f"{label}: class {label.name} has no video", "remove the folder or add clips to it")
+        found += [Found(path, label.name, split, str(path)) for path in videos]
+    return found
+
+
+def from_csv(path: Path, root: Path) -> list[Found]:
+    """Reads a CSV with the columns path and label, and if any split and group."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"path", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", "the first line names the columns")
+        found = []
+        for row in reader:
+            if not row["path"] or not row["label"]:
+                raise DataError(f"{path}:{reader.line_num}: a clip needs a path and a label")
+            found.append(
+                Found(
+                    root / row["path"],
+                    row["label"],
+                    _split(row.get("split"), f"{path}:{reader.line_num}"),
+                    row.get("group") or row["path"],
+                )
+            )
+    return found
+
+
+def from_kinetics(path: Path, root: Path) -> list[Found]:
+    """Reads Kinetics' CSVs (label, youtube_id, time_start, time_end, split); a file or a folder of them.
+
+    Videos are looked for anywhere under ``root`` as ``<youtube_id>_<start>_<end>.*`` or ``<youtube_id>.*``.
+    """
+    videos = _videos_by_stem(root)
+    found = []
+    for file_path in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
+        with file_path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"label", "youtube_id", "time_start", "time_end"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{file_path}: not a Kinetics list (label, youtube_id, time_start, time_end, split)")
+            for row in reader:
+                identity = row["youtube_id"]
+                stem = f"{identity}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+                video = videos.get(stem) or videos.get(identity) or root / f"{stem}.mp4"
+                split = _split(row.get("split") or file_path.stem, f"{file_path}:{reader.line_num}")
+                found.append(Found(video, row["label"], split, identity))
+    return found
+
+
+def from_something_something(path: Path, root: Path) -> list[Found]:
+    """Reads Something-Something V2's ``*train.json`` and ``*validation.json``; videos are ``<id>.webm`` under root."""
+    videos = _videos_by_stem(root)
+    found = []
+    for file_path in _pieces(path, "json"):
+        for entry in json.loads(file_path.read_text()):
+            label = entry["template"].replace("[", "").replace("]", "")
+            video = videos.get(str(entry["id"]), root / f"{entry['id']}.webm")
+            found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], str(entry["id"])))
+    return found
+
+
+def from_jester(path: Path, root: Path) -> list[Found]:
+    """Reads Jester's ``*train.csv`` and ``*validation.csv`` (``id;label``); clips are videos ``<id>.*`` under root."""
+    videos = _videos_by_stem(root)
+    found = []
+    for file_path in _pieces(path, "csv"):
+        for number, line in enumerate(file_path.read_text().splitlines(), 1):
+            identity, separator, label = line.partition(";")
+            if not separator or not label:
+                raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)")
+            video = videos.get(identity, root / f"{identity}.webm")
+            found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], identity))
+    return found
+
+
+LISTS: dict[str, Callable[[Path, Path], list[Found]]] = {
+    "csv": from_csv,
+    "kinetics": from_kinetics,
+    "something-something": from_something_something,
+    "jester": from_jester,
+}
+
+
+def assign_splits(found: Iterable[Found], validation_fraction: float, test_fraction: float) -> list[Found]:
+    """Fills in the splits a source leaves out, by whole groups, the same way on every machine.
+
+    Without a test split, ``test_fraction`` of what is there becomes one; without a validation split,
+    ``validation_fraction`` of training does. Where every clip is its own group the share is taken class by class.
+    """
+    clips = [clip if clip.split else replace(clip, split="train") for clip in found]
+    for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if any(clip.split == split for clip in clips):
+            continue
+        training = [clip for clip in clips if clip.split == "train"]
+        moved = _share_of_groups(training, fraction)
+        clips = [
+            replace(clip, split=split) if clip.split == "train" and clip.group in moved else clip for clip in clips
+        ]
+    return clips
+
+
+def check_classes(found: Iterable[Found]) -> None:
+    """Refuses what cannot be trained on: one class alone, or a class without training clips."""
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for clip in found:
+        splits_of[clip.label].add(clip.split or "train")
+    if len(splits_of) < 2:
+        only = next(iter(splits_of), None)
+        raise DataError(
+            f"there is only one class ({only})" if only else "there is no clip", "name at least two classes"
+        )
+    for split in SPLITS:
+        empty = sorted((label for label, splits in splits_of.items() if split not in splits), key=natural_key)
+        if empty and split == "train":
+            raise DataError(f"class {empty[0]} has no training clip ({len(empty)} such classes)", "mend the splits")
+        if len(empty) == len(splits_of):
+            raise DataError(f"there is no {split} clip", f"raise data.{split}_fraction or name a {split} split")
+
+
+def _share_of_groups(clips: list[Found], fraction: float) -> set[str]:
+    """Groups that make up about ``fraction`` of the clips, at least one; by class where groups are single clips."""
+    members: dict[str, list[Found]] = defaultdict(list)
+    for clip in clips:
+        members[clip.group].append(clip)
+    shared = any(len(group) > 1 for group in members.values())
+    strata: dict[str, list[str]] = defaultdict(list)
+    for group, inside in members.items():
+        strata["" if shared else inside[0].label].append(group)
+    moved: set[str] = set()
+    for groups in strata.values():
+        if fraction == 0 or len(groups) < 2:
+            continue
+        ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
+        moved.update(ordered[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
+    return moved
+
+
+def _split(name: str | None, where: str) -> Split | None:
+    if not name:
+        return None
+    split = SPLIT_NAMES.get(name.strip().lower())
+    if split is None:
+        raise DataError(f"{where}: unknown split {name!r}", "use train, validation or test")
+    return split
+
+
+def _split_word(path: Path) -> str:
+    """train, validation … out of a name such as jester-v1-train.csv."""
+    return path.stem.lower().replace("_", "-").rsplit("-", 1)[-1]
+
+
+def _pieces(path: Path, suffix: str) -> list[Path]:
+    """The list files of a folder whose names end in a split; label and test lists without labels are left aside."""
+    files = sorted(path.glob(f"*.{suffix}")) if path.is_dir() else [path]
+    pieces = [file for file in files if SPLIT_NAMES.get(_split_word(file)) in ("train", "validation")]
+    if not pieces:
+        raise DataError(f"{path}: no file named …train.{suffix} or …validation.{suffix}")
+    return pieces
+
+
+def _videos_by_stem(root: Path) -> dict[str, Path]:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder", "mend data.root")
+    return {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")), key=str)
