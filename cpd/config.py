@@ -142,6 +142,9 @@ class Model(Section):
         None, description="Weights to start from: safetensors, or .pth (read weights_only). Relative as data.folder is."
     )
     shift_fraction: Fraction = Field(0.25, description="Share of channels a TSM shifts, half each way.")
+    causal: bool = Field(
+        False, description="Shift from earlier frames alone (online TSM): exports a graph that runs frame by frame too."
+    )
     dropout: Fraction = Field(0.0, description="Share of features dropped before the classifier while training.")
     epochs: Annotated[int, Field(ge=0)] = Field(25, description="0 uses the checkpoint as it is.")
     batch_size: Count = Field(32, description="Clips in a training step.")
@@ -155,6 +158,8 @@ class Model(Section):
             raise ValueError(f"width and blocks belong to tiny models, not to {self.model}")
         if self.epochs == 0 and self.checkpoint is None:
             raise ValueError("training for 0 epochs needs a checkpoint")
+        if self.causal and not self.model.startswith("tsm-"):
+            raise ValueError(f"causal belongs to tsm models, not to {self.model}: it has no shift")
         return self
 
 
@@ -201,9 +206,16 @@ class Export(Section):
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="Student graphs to make; fp32 is the one the others are made from."
     )
-    engine: bool = Field(True, description="Build student.trt with tensorrt, or else tensorrt_rtx, where installed.")
+    calibration_clips: Count = Field(64, description="Training clips that show int8 which values occur.")
+    engine: bool = Field(True, description="Build .trt files with tensorrt, or else tensorrt_rtx, where installed.")
     max_batch: Count = Field(8, description="Largest batch an engine accepts.")
     workspace_bytes: Count = Field(1 << 30, description="Scratch memory an engine may use.")
+    version_compatible: bool = Field(False, description="Engines load in later TensorRT versions too (tensorrt).")
+    hardware_compatible: bool = Field(False, description="Engines run on GPUs from Ampere on (tensorrt).")
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = Field(
+        (),
+        description="GPUs that engines are built for, such as '8.9' (tensorrt_rtx); default: all it knows from 8.0 on.",
+    )
 
     @model_validator(mode="after")
     def _fp32_first(self) -> Self:

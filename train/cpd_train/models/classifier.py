@@ -32,6 +32,8 @@ class ModelSpec:
     shift_fraction: float = 0.25
     """Share of channels a TSM shifts, half each way."""
     dropout: float = 0.0
+    causal: bool = False
+    """Whether a TSM shifts from earlier frames alone, so that it can run frame by frame."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +64,7 @@ class VideoClassifier(nn.Module):
         super().__init__()
         self.spec, self.labels, self.clip = spec, labels, clip
         temporal, _, backbone = spec.model.partition("-")
-        make_shift = partial(Shift, clip.frames, spec.shift_fraction) if temporal == "tsm" else nn.Identity
+        make_shift = partial(Shift, clip.frames, spec.shift_fraction, spec.causal) if temporal == "tsm" else nn.Identity
         self.backbone = BACKBONES[backbone](spec, labels, make_shift)
         # 0..255 statistics: one subtraction and one division, and no division by 255
         self.register_buffer("mean", torch.tensor(clip.mean).view(1, 3, 1, 1) * 255, persistent=False)

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def temporal_shift(x: Tensor, frames: int, fraction: float) -> Tensor:
+def temporal_shift(x: Tensor, frames: int, fraction: float, causal: bool = False) -> Tensor:
     """Shows every frame some channels of its neighbours, at no arithmetic cost.
 
     The first ``fraction / 2`` of the channels come from the next frame, as many from the previous one, the rest stay;
-    the ends are filled with zeros.
+    the ends are filled with zeros. A causal shift (the paper's online TSM) looks back alone: the first ``fraction / 2``
+    come from the previous frame, the rest stay.
 
     Args:
         x: (batch * frames, channels, height, width), frames of a clip in order.
         frames: frames in a clip.
         fraction: share of channels that move, both ways together.
+        causal: whether no frame may see a later one.
 
     Returns:
         A tensor of the same shape.
     """
     channels, height, width = x.shape[1:]
-    fold = int(channels * fraction / 2)
+    fold = shifted_channels(channels, fraction)
     if fold == 0 or frames == 1:
         return x
     clips = x.reshape(-1, frames, channels, height, width)
-    ahead, behind, still = clips[:, 1:, :fold], clips[:, :-1, fold : 2 * fold], clips[:, :, 2 * fold :]
-    gap = torch.zeros_like(clips[:, :1, :fold])
-    shifted = torch.cat([torch.cat([ahead, gap], 1), torch.cat([gap, behind], 1), still], 2)
-    return shifted.reshape(-1, channels, height, width)
+    moved = [_later(clips[:, :, :fold])]
+    if not causal:
+        moved = [_earlier(clips[:, :, :fold]), _later(clips[:, :, fold : 2 * fold])]
+    still = clips[:, :, len(moved) * fold :]
+    return torch.cat([*moved, still], 2).reshape(-1, channels, height, width)
+
+
+def shifted_channels(channels: int, fraction: float) -> int:
+    """How many channels move in one direction."""
+    return int(channels * fraction / 2)
+
+
+def _earlier(clips: Tensor) -> Tensor:
+    """Every frame gets what the next one had."""
+    return F.pad(clips[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+
+
+def _later(clips: Tensor) -> Tensor:
+    """Every frame gets what the previous one had."""
+    return F.pad(clips[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
 
 
 class Shift(nn.Module):
     """``temporal_shift`` as a module; it holds no parameters, so checkpoints do not see it."""
 
-    def __init__(self, frames: int, fraction: float) -> None:
+    def __init__(self, frames: int, fraction: float, causal: bool = False) -> None:
         super().__init__()
-        self.frames, self.fraction = frames, fraction
+        self.frames, self.fraction, self.causal = frames, fraction, causal
 
     def forward(self, x: Tensor) -> Tensor:
-        return temporal_shift(x, self.frames, self.fraction)
+        return temporal_shift(x, self.frames, self.fraction, self.causal)
