@@ -123,4 +123,4 @@ def round_marks(low: float, high: float) -> list[float]:
 
 def _scale(low: float, high: float) -> Callable[[float], float]:
     """A function from values to percent; ``low`` is 0 and ``high`` is 100."""
-    return lambda value: 100 * (value - low) / (high - low) if high != low else 50.0
+    return lambda value: 100 * (value - low) / (high - low) + 0.0 if high != low else 50.0  # no minus zero

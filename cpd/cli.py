@@ -14,6 +14,7 @@ from cpd.errors import CpdError
 from cpd.pipeline import status_of
 from cpd.stages import STAGES, check_data, run_pipeline
 
+INSTALL = "install the whole pipeline: pip install 'cpd[cpu]', or 'cpd[cuda]' for a GPU"
 STAGE = click.Choice([stage.name for stage in STAGES])
 CONFIG = click.argument("config", metavar="PIPELINE.YAML", type=click.Path(path_type=Path))
 SET = click.option(
@@ -32,6 +33,12 @@ class Commands(click.Group):
         except CpdError as error:
             click.echo("error: " + str(error).replace("\n", "\nerror: "), err=True)
             sys.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package.startswith("cpd"):
+                raise
+            click.echo(f"error: {package} is not installed ({INSTALL})", err=True)
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: the next run continues where this one stopped", err=True)
             sys.exit(130)

@@ -183,7 +183,11 @@ def stat_digest(paths: Iterable[Path]) -> Digest:
     """One digest for many files too large to read: of their names, sizes and modification times."""
     listing = hashlib.sha256()
     for path in sorted(paths):
-        listing.update(f"{path}\0{_stamp(path) if path.exists() else 'missing'}\0".encode())
+        try:
+            stamp = _stamp(path)
+        except OSError:
+            stamp = "unreadable"
+        listing.update(f"{path}\0{stamp}\0".encode())
     return Digest(listing.hexdigest(), "")
 
 

@@ -145,9 +145,11 @@ def _metrics(role: str, model: Model) -> list[str]:
 
 def _exported(run_dir: Path) -> list[str]:
     """The models that the export stage built, as it lists them itself, with the manifests beside engines."""
-    if not (run_dir / "export/export.json").exists():
-        return []
-    built = [file["path"] for file in _json(run_dir / "export/export.json")["files"] if file["status"] == "built"]
+    listing = run_dir / "export/export.json"
+    try:
+        built = [file["path"] for file in _json(listing)["files"] if file["status"] == "built"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        built = []  # missing or damaged since: the stage that owns it is stale and comes first
     manifests = [f"{path}.json" for path in built if path.endswith(".trt")]
     return ["export/export.json", *built, *manifests]
 

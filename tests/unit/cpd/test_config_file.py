@@ -1,0 +1,221 @@
+"""Reading pipeline.yaml: what it accepts, and what it says of what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cpd.config_file import load_config, schema
+from cpd.errors import ConfigError
+
+MINIMAL = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\n"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes pipeline.yaml into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> Path:
+        Path("pipeline.yaml").write_text(text)
+        return Path("pipeline.yaml")
+
+    return write
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+def test_a_minimal_file_takes_the_defaults_of_the_types(write):
+    config = load_config(write(MINIMAL))
+    assert config.name == "demo"
+    assert config.data.rendered is not None
+    assert config.distill.temperature == 4.0
+    assert config.run_dir == Path("runs/demo")
+
+
+def test_numbers_and_words_follow_yaml_1_2(write):
+    config = load_config(write(MINIMAL.replace("teacher: {}", "teacher: {learning_rate: 1e-3}")))
+    assert config.teacher.learning_rate == 1e-3
+    config = load_config(write(MINIMAL + "augment: {flip: true, flip_labels: {on: off, no: yes}}\n"))
+    assert config.augment.flip_labels == {"on": "off", "no": "yes"}
+    config = load_config(write(MINIMAL.replace("demo", "2026-01-01")))
+    assert config.name == "2026-01-01"
+
+
+def test_every_problem_is_reported_at_its_line(write):
+    path = write(
+        "name: demo\n"  # 1
+        "sed: 1\n"  # 2
+        "data:\n"  # 3
+        "  rendered: {}\n"  # 4
+        "  cach_gb: 1\n"  # 5
+        "teacher:\n"  # 6
+        "  model: tsm-resent18\n"  # 7
+        "  epochs: 0.5\n"  # 8
+        "  batch_size: 0\n"  # 9
+        "student: {epochs: -1}\n"  # 10
+        "clip:\n"  # 11
+        "  std: [1, 0, 1]\n"  # 12
+        "  crop: [1, 2, 3]\n"  # 13
+        "  mean: [0.5]\n"  # 14
+        "augment: {flip: yes}\n"  # 15
+    )
+    assert problems(path) == [
+        "pipeline.yaml:2: sed is not a key here, did you mean seed?",
+        "pipeline.yaml:5: data.cach_gb is not a key here, did you mean cache_gb?",
+        "pipeline.yaml:7: teacher.model must be tsm-tiny, tsn-tiny, tsm-resnet18, tsm-resnet34, tsm-resnet50, "
+        "tsm-mobilenetv2, tsn-resnet18, tsn-resnet34, tsn-resnet50 or tsn-mobilenetv2, "
+        'got "tsm-resent18", did you mean tsm-resnet18?',
+        "pipeline.yaml:8: teacher.epochs must be a whole number, got 0.5",
+        "pipeline.yaml:9: teacher.batch_size must be at least 1, got 0",
+        "pipeline.yaml:10: student.epochs must be at least 0, got -1",
+        "pipeline.yaml:12: clip.std[1] must be more than 0, got 0",
+        "pipeline.yaml:13: clip.crop must be a list of 2, got [1, 2, 3]",
+        "pipeline.yaml:14: clip.mean must be a list of 3, got [0.5]",
+        'pipeline.yaml:15: augment.flip must be true or false, got "yes"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("epochs: 3", "epochs is not a key here, did you mean teacher.epochs or student.epochs?"),
+        ("clip: 3", "clip must be a section of key: value lines, got 3"),
+        ("clip:", "clip must be a section of key: value lines, got nothing"),
+        ("clip: {resize: 0}", "clip.resize must be at least 1, got 0"),
+        ("clip: {resize: [96]}", "clip.resize must be a list of 2, got [96]"),
+        ("clip: {resize: big}", 'clip.resize must be a whole number or a list of them, got "big"'),
+        ("clip: {crop: [200, 200]}", "clip: crop (200, 200) is larger than the resized frame (128)"),
+        ("clip: {mean: [.inf, 0, 0]}", "clip.mean[0] must be a finite number, got Infinity"),
+        ("seed: true", "seed must be a whole number, got true"),
+        ('seed: "1"', 'seed must be a whole number, got "1"'),
+        ("output: 3", "output must be text (put it in quotes), got 3"),
+        ("augment: {flip_labels: {left: 1}}", "augment.flip_labels.left must be text (put it in quotes), got 1"),
+        ("augment: {crop_scale: [1, 0.5]}", "augment: crop_scale must be [smallest, largest], above 0, got [1.0, 0.5]"),
+        ("export: {precisions: [int8]}", "export: precisions must name fp32, since the others are made from it"),
+        ("export: {precisions: [fp64]}", 'export.precisions[0] must be fp32, fp16 or int8, got "fp64", did you mean'),
+        ("<<: {seed: 1}", "<< is not a key here; pipeline.yaml has name, seed, output, device, data, clip, augment,"),
+        ("device: &x [*x]", "device[0] contains itself"),
+        ("device: !!python/name:os.system x", "device cannot be read: could not determine a constructor for the tag"),
+        ("name: other", "name is given twice, first at pipeline.yaml:1"),
+        ("{a: 1}: 2", "a key must be a word"),
+    ],
+)  # fmt: skip
+def test_a_problem_is_said_in_plain_words(write, line, problem):
+    found = problems(write(MINIMAL + line + "\n"))
+    assert any(one.startswith(f"pipeline.yaml:5: {problem}") for one in found), found
+    assert not any("Input should" in one or "pydantic" in one for one in found)
+
+
+def test_problems_of_several_keys_stand_at_the_first_they_speak_of(write):
+    text = "name: demo\ndata:\n  folder: a\n  list: b\nteacher: {}\nstudent:\n  model: tsm-resnet18\n  width: 8\n"
+    assert problems(write(text)) == [
+        "pipeline.yaml:3: data: name exactly one of rendered, folder or list, got folder and list",
+        "pipeline.yaml:8: student: width and blocks belong to tiny models, not to tsm-resnet18",
+    ]
+
+
+def test_a_missing_section_and_a_bad_name(write):
+    assert problems(write("name: a b\ndata: {rendered: {}}\n")) == [
+        "pipeline.yaml:1: name must start with a letter or digit and hold only letters, digits, '.', '_', '-', "
+        "got 'a b'",
+        "pipeline.yaml: student is missing",
+        "pipeline.yaml: teacher is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "pipeline.yaml: is empty"),
+        (b"# nothing yet\n", "pipeline.yaml: is empty"),
+        (b"- a\n", "pipeline.yaml:1: must be key: value lines, such as name: demo"),
+        (b"name: demo\ndata:\n\t- a\n", "pipeline.yaml:3: not valid YAML: found character '\\t' that cannot start any "
+         "token; indent with spaces"),
+        (b"name: demo\nname2: a: b\n", "pipeline.yaml:2: not valid YAML: mapping values are not allowed here"),
+        (b"name: a\n---\nname: b\n", "pipeline.yaml:2: not valid YAML: expected a single document in the stream, but "
+         "found another document"),
+        (b"\xff\xfe\xff", "pipeline.yaml: is not text in UTF-8"),
+        (b"name: \x00", "pipeline.yaml: not valid YAML: special characters are not allowed"),
+        (b"[" * 3000, "pipeline.yaml: not valid YAML: it is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_configuration(write, content, problem):
+    path = write("")
+    path.write_bytes(content)
+    assert problems(path) == [problem]
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path):
+    assert problems(tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml: no such file"]
+    assert problems(tmp_path) == [f"{tmp_path}: cannot be read: is a directory"]
+
+
+def test_overrides_replace_what_the_file_says(write):
+    config = load_config(
+        write(MINIMAL), ["teacher.epochs=3", "clip.crop=[80, 90]", "distill.spectrum={weight: 0}", "output=out"]
+    )
+    assert config.teacher.epochs == 3
+    assert config.clip.crop == (80, 90)
+    assert config.distill.spectrum.weight == 0
+    assert config.run_dir == Path("out")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("teacher.batch_size=0", "teacher.batch_size must be at least 1, got 0"),
+        ("teacher.epochs=0", "teacher: training for 0 epochs needs a checkpoint"),
+        ("teacher.epoch=1", "teacher.epoch is not a key here, did you mean epochs?"),
+        ("student=", "student must be a section of key: value lines, got nothing"),
+        ("teacher.epochs", "write it as key=value, such as teacher.epochs=3"),
+        ("=3", "write it as key=value, such as teacher.epochs=3"),
+        ("name.x=3", "name is a value, not a section"),
+        ("clip.crop=[1", "the value is not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("clip={frames: 1, frames: 2}", "clip.frames is given twice, first at --set clip={frames: 1, frames: 2}"),
+    ],
+)
+def test_a_wrong_override_is_quoted_as_it_was_typed(write, override, problem):
+    assert problems(write(MINIMAL), override) == [f"--set {override}: {problem}"]
+
+
+def test_the_file_is_reported_before_the_overrides(write):
+    path = write(MINIMAL + "seed: -1\n")
+    assert problems(path, "teacher.batch_size=0") == [
+        "pipeline.yaml:5: seed must be at least 0, got -1",
+        "--set teacher.batch_size=0: teacher.batch_size must be at least 1, got 0",
+    ]
+
+
+def test_paths_to_read_start_at_the_file_if_they_exist_there(tmp_path, monkeypatch):
+    (tmp_path / "pipelines" / "clips").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = Path("pipelines/a.yaml")
+    path.write_text("name: a\ndata: {folder: clips}\nteacher: {checkpoint: ../w.pth}\nstudent: {}\noutput: out\n")
+
+    config = load_config(path)
+    assert config.data.folder == tmp_path / "pipelines/clips"
+    assert config.teacher.checkpoint == tmp_path.parent / "w.pth", "it exists nowhere: as seen from here"
+    assert config.output == Path("out"), "written, not read"
+    assert load_config(path, ["data.folder=elsewhere"]).data.folder == tmp_path / "elsewhere"
+    assert load_config(path, ["data.folder=clips"]).data.folder == tmp_path / "clips", "typed here, meant here"
+
+
+def test_the_schema_describes_every_key_and_closes_every_section():
+    document = schema()
+    assert document["$schema"].startswith("https://json-schema.org/")
+    for section in (document, *document["$defs"].values()):
+        assert section["additionalProperties"] is False
+        assert section["description"]
+        for key, described in section["properties"].items():
+            described_there = document["$defs"].get(described.get("$ref", "").rpartition("/")[2], {})
+            assert described.get("description") or described_there.get("description"), key
+    assert "validate" in document["properties"], "the name in the file, not the one in the code"
+    assert document["required"] == ["name", "data", "teacher", "student"]

@@ -1,0 +1,136 @@
+"""The table of stages: one changed setting reruns exactly the stages that depend on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpd.config_file import load_config
+from cpd.errors import CpdError
+from cpd.pipeline import INDIFFERENT, Stage, run_stages
+from cpd.stages import STAGES, check_data
+
+YAML = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\nvalidate: {gates: {top1_min: 0.5}}\n"
+EXPORT = [
+    {"path": "export/student.onnx", "status": "built"},
+    {"path": "export/student.trt", "status": "built"},
+    {"path": "export/student.int8.onnx", "status": "failed"},
+]
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """Runs the real table over rooms that write each output as the hash of all that its stage depends on."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    ran: list[str] = []
+
+    def room(stage: Stage) -> Callable[..., str]:
+        def run(config, run_dir):
+            ran.append(stage.name)
+            settings = config.model_dump(mode="json", by_alias=True)
+            seen = [settings.get(key.partition(".")[0]) for key in stage.config]
+            content = json.dumps(seen) + "".join(read(run_dir / name) for name in stage.inputs(config, run_dir))
+            result = hashlib.sha256(content.encode()).hexdigest()
+            if stage.name == "export":
+                write(run_dir / "export/export.json", json.dumps({"files": EXPORT, "from": result}))
+            for name in stage.outputs(config, run_dir):
+                if name != "export/export.json":
+                    write(run_dir / name, result)
+            return ""
+
+        return run
+
+    stages = [replace(stage, run=room(stage)) for stage in STAGES]
+
+    def run(*overrides: str) -> list[str]:
+        ran.clear()
+        run_stages(stages, load_config(path, [*overrides, f"output={tmp_path / 'run'}"]))
+        return list(ran)
+
+    return run
+
+
+def read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+ALL = ["data", "teacher", "distill", "export", "validate", "report"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=1", ALL),
+        ("data.rendered.train=3", ALL),
+        ("data.validation_fraction=0.2", ALL),
+        ("clip.frames=4", ALL[1:]),
+        ("augment.brightness=0.1", ALL[1:]),
+        ("teacher.epochs=3", ALL[1:]),
+        ("student.learning_rate=0.1", ALL[2:]),
+        ("distill.spectrum.weight=20", ALL[2:]),
+        ("export.opset=19", ALL[3:]),
+        ("validate.gates.top1_min=0.6", ALL[4:]),
+        ("validate.latency_runs=3", ALL[4:]),
+        ("name=other", ["report"]),
+        ("data.cache_gb=0", []),
+    ],
+)
+def test_one_changed_setting_reruns_exactly_what_depends_on_it(pipeline, override, expected):
+    assert pipeline() == ALL
+    assert pipeline() == []
+    assert pipeline(override) == expected
+
+
+def test_another_device_trains_nothing_anew(pipeline):
+    pipeline("device=auto")
+    assert not {"data", "teacher", "distill"} & set(pipeline("device=cpu"))
+
+
+def test_every_setting_belongs_to_a_stage_or_is_known_to_change_no_result(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    settings = load_config(path).model_dump(by_alias=True)
+    owned = {key.partition(".")[0] for stage in STAGES for key in stage.config}
+    assert set(settings) - owned == {"output", "device"}
+    assert {key.partition(".")[0] for key in INDIFFERENT} <= owned
+
+
+def test_a_model_used_as_it_is_depends_on_its_checkpoint(pipeline, tmp_path):
+    checkpoint = tmp_path / "weights.pth"
+    checkpoint.write_bytes(b"1")
+    given = (f"teacher.checkpoint={checkpoint}", "teacher.epochs=0")
+    assert pipeline(*given) == ALL
+    assert pipeline(*given) == []
+    checkpoint.write_bytes(b"2")
+    assert pipeline(*given) == ALL[1:]
+
+
+def test_an_altered_export_is_made_again(pipeline, tmp_path):
+    pipeline()
+    (tmp_path / "run/export/student.trt.json").write_text("altered")
+    assert pipeline() == ["export"], "made again as it was, so the verdict still holds"
+    (tmp_path / "run/export/export.json").write_text("{")
+    assert pipeline() == ["export"]
+
+
+def test_check_data_says_what_would_be_rendered(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    assert check_data(load_config(path)) == [
+        "train      96 clips a class, to be rendered",
+        "validation 16 clips a class, to be rendered",
+        "test       40 clips a class, to be rendered",
+    ]
+    with pytest.raises(CpdError, match=r"teacher\.checkpoint: there is no file .*nothing\.pth"):
+        check_data(load_config(path, ["teacher.checkpoint=nothing.pth"]))
