@@ -112,7 +112,8 @@ def read_clip(path: Path, spec: ClipSpec, watch: Stopwatch | None = None) -> Fra
     Raises:
         VideoError: the video cannot be read.
     """
-    return read_windows(path, spec, 1, watch)[0]
+    clip: Frames = read_windows(path, spec, 1, watch)[0]
+    return clip
 
 
 def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | None = None) -> Frames:

@@ -1,0 +1,56 @@
+"""What the measurements were made on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cpd_serve.runner import usable_cpus
+
+PACKAGES = (
+    "cpd", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-dali-cuda130",
+    "tensorrt", "tensorrt_lean_cu13", "tensorrt_rtx_cu13", "cuda-python",
+)  # fmt: skip
+"""Those whose version can change a result."""
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the packages, as report.json holds them."""
+    return {
+        "cpu": cpu_name(),
+        "cpus": usable_cpus(),
+        "gpu": gpu_name(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name; its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def gpu_name() -> str | None:
+    """The first GPU's name as its driver tells it; None without a driver."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.partition("\n")[0].strip() or None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
