@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,26 @@ from numpy.typing import NDArray
 from cpd.errors import EngineError
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    """Compute capability: major and minor."""
+
+
+def first_device() -> Device:
+    """The first GPU, which everything here runs on.
+
+    Raises:
+        EngineError: there is none that the driver can use.
+    """
+    _call(cudart.cudaSetDevice, 0)
+    properties = _call(cudart.cudaGetDeviceProperties, 0)
+    return Device(properties.name.decode(), (properties.major, properties.minor))
+
+
 class CudaBuffers:
     """Device memory of a fixed size for one input and one output."""
 
@@ -18,10 +39,8 @@ class CudaBuffers:
         """Allocates on the first GPU.
 
         Raises:
-            EngineError: there is no GPU that the driver can use, or not enough memory on it.
+            EngineError: there is not enough memory on it.
         """
-        _call(cudart.cudaSetDevice, 0)
-        self.device_name = _call(cudart.cudaGetDeviceProperties, 0).name.decode()
         self.input_address: int = _call(cudart.cudaMalloc, input_bytes)
         self.output_address: int = _call(cudart.cudaMalloc, output_bytes)
         self._stream = _call(cudart.cudaStreamCreate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -40,8 +41,11 @@ class TensorRtRunner:
         self.runtime = installed_flavour(path, info)
         if importlib.util.find_spec("cuda") is None:
             raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
-        from cpd_serve.cuda_buffers import CudaBuffers
+        from cpd_serve.cuda_buffers import CudaBuffers, first_device
 
+        device = first_device()
+        check_gpu(path, info, device.name, device.capability)
+        self.provider = device.name
         trt = importlib.import_module(self.runtime)
         check_version(path, info, trt.__version__)
         self._log = _keep_errors(trt)
@@ -54,7 +58,6 @@ class TensorRtRunner:
         self._buffers = CudaBuffers(
             self._max_batch * int(np.prod(self.manifest.clip.shape)), self._max_batch * len(self.manifest.labels) * 4
         )
-        self.provider = self._buffers.device_name
         self._lock = threading.Lock()
 
     def predict(self, frames: Frames) -> Logits:
@@ -137,6 +140,23 @@ def check_version(path: Path, info: EngineInfo, running: str) -> None:
         raise EngineMismatchError(
             f"{path}: built for {info.flavour} {info.version}, running {running}",
             f"re-run the export stage on this machine, or pip install {PACKAGES[info.flavour]}=={info.version}",
+        )
+
+
+def check_gpu(path: Path, info: EngineInfo, name: str, capability: tuple[int, int]) -> None:
+    """Engines run on GPUs of the compute capabilities they were built for; a + means later ones too.
+
+    Raises:
+        EngineMismatchError: the GPU is another.
+    """
+    targets = re.findall(r"(\d+)\.(\d+)(\+?)", info.target.rpartition("capability")[2])
+    if not targets:
+        return
+    built = [((int(major), int(minor)), bool(later)) for major, minor, later in targets]
+    if not any(capability == target or (later and capability >= target) for target, later in built):
+        raise EngineMismatchError(
+            f"{path}: built for {info.target}, and this is {name} of {capability[0]}.{capability[1]}",
+            "re-run the export stage on this machine",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -108,6 +109,28 @@ def test_versions(built: str, running: str, options: dict[str, object], fits: bo
         return
     with pytest.raises(EngineMismatchError, match=f"built for tensorrt {built}, running {running}"):
         tensorrt_runner.check_version(Path("student.trt"), described, running)
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "fits"),
+    [
+        ("NVIDIA L4, compute capability 8.9", (8, 9), True),
+        ("NVIDIA L4, compute capability 8.9", (8, 6), False),
+        ("NVIDIA A100 80.0, compute capability 8.0+", (9, 0), True),
+        ("compute capability 8.0, 8.6, 8.9, 12.0+", (8, 6), True),
+        ("compute capability 8.0, 8.6, 8.9, 12.0+", (9, 0), False),
+        ("compute capability 8.0, 8.6, 8.9, 12.0+", (12, 1), True),
+        ("compute capability 8.0, 8.6, 8.9, 12.0+", (7, 5), False),
+        ("someone's GPU", (7, 5), True),
+    ],
+)
+def test_targets(target: str, capability: tuple[int, int], fits: bool) -> None:
+    described = dataclasses.replace(info(), target=target)
+    if fits:
+        tensorrt_runner.check_gpu(Path("student.trt"), described, "NVIDIA X", capability)
+        return
+    with pytest.raises(EngineMismatchError, match=f"this is NVIDIA X of {capability[0]}.{capability[1]}"):
+        tensorrt_runner.check_gpu(Path("student.trt"), described, "NVIDIA X", capability)
 
 
 def test_an_unknown_flavour_is_refused() -> None:
