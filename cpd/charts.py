@@ -26,6 +26,8 @@ class Line:
     """One series of a chart."""
 
     name: str
+    style: str
+    """CSS class that gives it its colour."""
     points: str
     """SVG polyline points in percent."""
     end: tuple[float, float]
@@ -60,37 +62,45 @@ class Series:
     """Values to draw: x ascending."""
 
     name: str
+    style: str
     points: Sequence[tuple[float, float]]
 
 
 def line_chart(
-    title: str, series: Sequence[Series], written: Callable[[float], str], on_axis: Callable[[float], str]
+    title: str,
+    series: Sequence[Series],
+    written: Callable[[float], str],
+    on_axis: Callable[[float], str],
+    logarithmic: bool = False,
 ) -> LineChart:
     """The series on common axes, y from a round number at or below all values to one at or above.
 
     Args:
         title: what is drawn.
-        series: each with a point or more; none make an empty chart.
+        series: those without a point are left out.
         written: formats the last value of a series.
         on_axis: formats a mark of the y axis.
+        logarithmic: whether equal steps of y are equal factors; values must then be above 0.
     """
+    series = [one for one in series if one.points]
     if not series:
         return LineChart(title, (), (), ())
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
-    y_marks = round_marks(min(ys), max(ys))
-    across, down = _scale(min(xs), max(xs)), _scale(y_marks[-1], y_marks[0])
+    y_marks = decades(min(ys), max(ys)) if logarithmic else round_marks(min(ys), max(ys))
+    height: Callable[[float], float] = math.log10 if logarithmic else float
+    across, down = _scale(min(xs), max(xs)), _scale(height(y_marks[-1]), height(y_marks[0]))
     lines = []
     for one in series:
-        places = [(across(x), down(y)) for x, y in one.points]
+        places = [(across(x), down(height(y))) for x, y in one.points]
         text = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
-        lines.append(Line(one.name, text, places[-1], written(one.points[-1][1])))
+        lines.append(Line(one.name, one.style, text, places[-1], written(one.points[-1][1])))
     epochs = [x for x in round_marks(min(xs), max(xs)) if min(xs) <= x <= max(xs) and x.is_integer()]
     return LineChart(
         title,
         tuple(lines),
         tuple(Tick(across(x), f"{x:.0f}") for x in epochs),
-        tuple(Tick(down(y), on_axis(y)) for y in y_marks),
+        tuple(Tick(down(height(y)), on_axis(y)) for y in y_marks),
     )
 
 
@@ -119,6 +129,13 @@ def round_marks(low: float, high: float) -> list[float]:
         if last - first <= MOST_STEPS:
             return [mark * step for mark in range(first, last + 1)]
     raise AssertionError("50 units are at least the whole range")
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten in at most ``MOST_STEPS`` equal steps, from at or below ``low`` to at or above ``high``."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    step = max(1, math.ceil((last - first) / MOST_STEPS))
+    return [10.0 ** (first + step * index) for index in range(max(1, math.ceil((last - first) / step)) + 1)]
 
 
 def _scale(low: float, high: float) -> Callable[[float], float]:

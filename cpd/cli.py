@@ -39,6 +39,9 @@ class Commands(click.Group):
                 raise
             click.echo(f"error: {package} is not installed ({INSTALL})", err=True)
             sys.exit(1)
+        except PermissionError as error:
+            click.echo(f"error: {error.filename}: permission denied", err=True)
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: the next run continues where this one stopped", err=True)
             sys.exit(130)

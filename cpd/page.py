@@ -41,8 +41,8 @@ def short(value: float) -> str:
 
 def small(value: float) -> str:
     """Two digits, and a power of ten where there would be many zeros: 0.41, 3.3e-6."""
-    if value == 0 or abs(value) >= 0.01:
-        return f"{value:.2g}"
+    if value == 0 or value >= 0.01:
+        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
     digits, exponent = f"{value:.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
@@ -75,9 +75,9 @@ GATES: Mapping[str, tuple[str, Written]] = {
 
 CURVES: Sequence[tuple[str, str, Written, Written]] = (
     ("Top-1 on the validation clips", "validation_top1", fraction, percent),
-    ("Training loss", "loss", short, short),
+    ("Cross-entropy on the validation clips", "validation_loss", short, short),
 )
-"""Title, key in metrics.jsonl, how its values are written, and how on the axis."""
+"""Of both models: title, key in metrics.jsonl, how its values are written, and how on the axis."""
 
 VERDICTS = {
     "pass": "Every gate is passed.",
@@ -85,7 +85,10 @@ VERDICTS = {
     "inconclusive": "No gate failed, but the measurements cannot decide them all.",
 }
 
-UNKNOWN = dict.fromkeys(("top1", "agreement_with_teacher", "max_abs_logit_difference", "latency_ms", "size_bytes"))
+UNKNOWN = dict.fromkeys((
+    "provider", "reason", "top1", "agreement_with_teacher", "max_abs_logit_difference", "max_abs_graph_difference",
+    "latency_ms", "speedup_over_teacher", "size_bytes",
+))  # fmt: skip
 """What may not be known of an engine."""
 
 HIGHLIGHTS = ("Top-1 accuracy", "Operations a clip", "Parameters", "Median latency")
@@ -101,6 +104,7 @@ class Gate:
     value: str
     interval: str
     limit: str
+    reason: str
     chart: LimitChart | None
 
 
@@ -130,7 +134,8 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["known"] = lambda value, written: NOTHING if value is None else written(value)
-    environment.globals.update(fraction=fraction, milliseconds=milliseconds, small=small, size=size, nothing=NOTHING)
+    environment.globals.update(fraction=fraction, milliseconds=milliseconds, small=small, size=size, times=times)
+    environment.globals["nothing"] = NOTHING
     training = report.get("training", {})
     comparisons = list(_comparisons(report))
     return environment.get_template(TEMPLATE).render(
@@ -143,7 +148,7 @@ def render(report: Mapping[str, Any]) -> str:
         comparisons=comparisons,
         highlights=[row for title in HIGHLIGHTS for row in comparisons if row.title == title],
         gates=[_gate(gate) for gate in report["gates"]],
-        engines=[{"provider": "", "reason": "", **UNKNOWN, **engine} for engine in report["engines"]],
+        engines=[{**UNKNOWN, **engine} for engine in report["engines"]],
         charts=_charts(training),
         epochs=_epochs(training),
         proofs=[(file["path"], proof) for file in report.get("exports", []) for proof in file.get("proofs", [])],
@@ -156,13 +161,15 @@ def _gate(gate: Mapping[str, Any]) -> Gate:
     name, value, limit = gate["name"], gate["value"], gate["limit"]
     title, written = GATES.get(name, (name.replace("_", " "), short))
     at_least = not name.endswith("_max")
-    interval = (gate["interval"][0], gate["interval"][1]) if gate["interval"] else None
+    low, high = gate["interval"] or (value, value)
+    interval = (low, high) if low != high else None
     return Gate(
         title=title,
         status=gate["status"],
         value=NOTHING if value is None else written(value),
-        interval=f"{written(interval[0])} to {written(interval[1])}" if interval else "",
+        interval=f"{written(low)} to {written(high)}" if interval else "",
         limit=f"at {'least' if at_least else 'most'} {written(limit)}",
+        reason=gate.get("reason", ""),
         chart=None if value is None else limit_chart(value, interval, limit, at_least),
     )
 
@@ -199,12 +206,26 @@ def _compared(
 
 
 def _charts(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[LineChart]:
-    """The learning curves of what both recipes record."""
+    """The learning curves of both models, and what the losses of each are made of."""
+    flat = {role: [dict(_flat(row)) for row in rows] for role, rows in training.items()}
     charts = []
     for title, key, written, on_axis in CURVES:
-        series = [Series(role, _points(rows, key)) for role, rows in training.items()]
-        charts.append(line_chart(title, [one for one in series if one.points], written, on_axis))
+        series = [Series(role, role, _points(rows, key)) for role, rows in flat.items()]
+        charts.append(line_chart(title, series, written, on_axis))
+    for role, rows in flat.items():
+        terms = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss ")))
+        if len(terms) > 1:
+            series = [Series(_term(key), f"term{n}", _above_0(_points(rows, key))) for n, key in enumerate(terms)]
+            charts.append(line_chart(f"Weighted loss terms of the {role}", series, small, small, logarithmic=True))
     return [chart for chart in charts if chart.lines]
+
+
+def _term(key: str) -> str:
+    return key.removeprefix("loss ").replace("_", " ")
+
+
+def _above_0(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if y > 0]
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -214,11 +235,21 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
 def _epochs(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The numbers behind the curves, a table for each model that was trained."""
     tables = []
-    for role, rows in training.items():
+    for role, nested in training.items():
+        rows = [dict(_flat(row)) for row in nested]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         cells = [[_cell(row.get(column)) for column in columns] for row in rows]
         tables.append({"role": role, "columns": columns, "cells": cells})
     return [table for table in tables if table["cells"]]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values; inside a section, names follow the section's."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name} ")
+        else:
+            yield above + name, value
 
 
 def _cell(value: Any) -> str:
@@ -228,17 +259,22 @@ def _cell(value: Any) -> str:
 
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    notes = [f"{clips:,} in {codec}" for codec, clips in data.get("codecs", {}).items()]
+    if data.get("variable_rate"):
+        notes.append(f"{data['variable_rate']:,} of variable frame rate")
     return {
         "labels": data["labels"],
         "splits": list(data["splits"].items()),
         "clips": sum(data["splits"].values()),
+        "notes": notes,
         "broken": data["broken"],
     }
 
 
 def _facts(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values; packages, which are a section of their own, last."""
-    plain = [(name, value) for name, value in environment.items() if not isinstance(value, Mapping)]
-    nested = [item for value in environment.values() if isinstance(value, Mapping) for item in value.items()]
-    for name, value in plain + nested:
-        yield name.replace("_", " "), "none" if value is None else str(value)
+    for name, value in sorted(environment.items(), key=lambda item: isinstance(item[1], Mapping)):
+        if isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield name.replace("_", " "), "none" if value is None else str(value)

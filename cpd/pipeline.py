@@ -163,7 +163,7 @@ def _version(package: str) -> str:
 
 @contextmanager
 def _explained(run_dir: Path) -> Iterator[None]:
-    """Turns what a full or protected disk does to any library into one line; ``OSError`` has other causes too."""
+    """Turns what a full disk does to any library into one line."""
     try:
         yield
     except CpdError:
@@ -174,10 +174,6 @@ def _explained(run_dir: Path) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             remedy = "free some space and run again: finished stages are kept"
             raise CpdError(f"the disk of {run_dir} is full", remedy) from error
-        if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
-            where = error.filename or run_dir
-            remedy = "check who may write there, or choose another folder with --output"
-            raise CpdError(f"{where}: {(error.strerror or '').lower()}", remedy) from error
         raise
 
 

@@ -24,23 +24,22 @@ def run(config: Pipeline, run_dir: Path) -> str:
     Returns:
         The verdict, the gates that were not passed, and where to read more.
     """
-    data = _json(run_dir / "data/data.json")
-    report = {
-        "schema": SCHEMA,
-        "name": config.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": cpd.__version__,
-        **_json(run_dir / "validate/validation.json"),
-        "exports": _json(run_dir / "export/export.json")["files"],
-        "data": {key: data[key] for key in ("labels", "splits", "broken")},
-        "training": {
-            "teacher": _json_lines(run_dir / "teacher/metrics.jsonl"),
-            "student": _json_lines(run_dir / "student/metrics.jsonl"),
-        },
-    }
+    report = _strict(
+        {
+            "schema": SCHEMA,
+            "name": config.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": cpd.__version__,
+            **_json(run_dir / "validate/validation.json"),
+            "exports": _json(run_dir / "export/export.json")["files"],
+            "data": _json(run_dir / "data/data.json"),
+            "training": {role: _json_lines(run_dir / role / "metrics.jsonl") for role in ("teacher", "student")},
+        }
+    )
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic(run_dir / "report.json") as path:
-        path.write_text(json.dumps(_strict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    page = write_html(run_dir)
+        path.write_text(text + "\n", encoding="utf-8")
+    page = _write_html(report, run_dir)
     gates = report["gates"]
     passed = sum(gate["status"] == "pass" for gate in gates)
     others = ", ".join(f"{gate['name']} {gate['status']}" for gate in gates if gate["status"] != "pass")
@@ -53,19 +52,23 @@ def write_html(run_dir: Path) -> Path:
     Raises:
         CpdError: there is no report.json, or it is not one of ours.
     """
-    from cpd.page import render
-
     source = run_dir / "report.json"
     try:
         report = _json(source)
         if report["schema"] != SCHEMA:
             raise ValueError(f"schema {report['schema']!r}, this version reads {SCHEMA}")
-        page = render(report)
+        return _write_html(report, run_dir)
     except FileNotFoundError as error:
         raise CpdError(f"{source}: no such file", "cpd-pipeline run writes it at its end") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise CpdError(f"{source} is not a report ({reason})", "write it anew: run with --force report") from error
+        raise CpdError(f"{source} is not a report ({reason})", "write it anew with run --force report") from error
+
+
+def _write_html(report: Any, run_dir: Path) -> Path:
+    from cpd.page import render
+
+    page = render(report)
     with atomic(run_dir / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return run_dir / "report.html"

@@ -6,7 +6,6 @@ The rooms are imported only when their stage runs, so looking at a finished run 
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 """By the verdict of a run."""
 
+SHOWN_CLASSES = 20
 LIST_SUFFIXES = (".csv", ".json", ".txt")
 LOADING = ("torch", "nvidia-dali-cuda130", "av")
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx_cu13")
@@ -47,7 +47,7 @@ def check_data(config: Pipeline) -> list[str]:
     Raises:
         CpdError: something that it names is missing or cannot be used.
     """
-    from cpd.dataset import SPLITS, sorted_labels
+    from cpd.dataset import SPLITS
 
     for role, model in (("teacher", config.teacher), ("student", config.student)):
         if model.checkpoint is not None and not model.checkpoint.is_file():
@@ -59,9 +59,18 @@ def check_data(config: Pipeline) -> list[str]:
     lines = []
     for split in dict.fromkeys(clip.split for clip in clips):
         counts = Counter(clip.label for clip in clips if clip.split == split)
-        classes = ", ".join(f"{label} {counts[label]}" for label in sorted_labels(counts))
-        lines.append(f"{split or 'unsplit':<11}{counts.total()} clips of {len(counts)} classes: {classes}")
+        lines.append(f"{split:<11}{counts.total()} clips of {len(counts)} classes: {_class_sizes(counts)}")
     return lines
+
+
+def _class_sizes(counts: Counter[str]) -> str:
+    """Every class, or the extremes where there are many."""
+    if len(counts) <= SHOWN_CLASSES:
+        from cpd.dataset import natural_key
+
+        return ", ".join(f"{label} {counts[label]}" for label in sorted(counts, key=natural_key))
+    (most, largest), (fewest, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    return f"from {smallest} ({fewest}) to {largest} ({most}) each"
 
 
 def _data(config: Pipeline, run_dir: Path) -> str:
@@ -134,13 +143,8 @@ def _checkpoint(model: Model) -> list[str]:
     return [str(model.checkpoint)] if model.checkpoint else []
 
 
-def _trained(role: str, model: Model) -> list[str]:
-    return [f"{role}/{role}.safetensors", f"{role}/test_logits.npz", *_metrics(role, model)]
-
-
-def _metrics(role: str, model: Model) -> list[str]:
-    """The learning curve; a checkpoint that is used as it is has none."""
-    return [f"{role}/metrics.jsonl"] if model.epochs > 0 else []
+def _trained(role: str) -> list[str]:
+    return [f"{role}/{role}.safetensors", f"{role}/test_logits.npz", f"{role}/metrics.jsonl"]
 
 
 def _exported(run_dir: Path) -> list[str]:
@@ -163,8 +167,9 @@ def _gpu(config: Pipeline) -> dict[str, str]:
 
 def _processors(config: Pipeline) -> dict[str, str]:
     """What latencies are measured on."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(errors="replace"))
-    return {"cpu": model[1] if model else platform.machine(), **_gpu(config)}
+    from cpd_serve.environment import cpu_name
+
+    return {"cpu": cpu_name(), **_gpu(config)}
 
 
 def _json(path: Path) -> Any:
@@ -187,7 +192,7 @@ STAGES = (
         config=("seed", "clip", "augment", "teacher"),
         inputs=lambda config, _: [*_clips(config), *_checkpoint(config.teacher)],
         sources=_source_clips,
-        outputs=lambda config, _: _trained("teacher", config.teacher),
+        outputs=lambda *_: _trained("teacher"),
         packages=LOADING,
     ),
     Stage(
@@ -196,7 +201,7 @@ STAGES = (
         config=("seed", "clip", "augment", "student", "distill"),
         inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", *_checkpoint(config.student)],
         sources=_source_clips,
-        outputs=lambda config, _: _trained("student", config.student),
+        outputs=lambda *_: _trained("student"),
         packages=LOADING,
     ),
     Stage(
@@ -225,8 +230,8 @@ STAGES = (
         name="report",
         run=_report,
         config=("name",),
-        inputs=lambda config, _: [
-            "data/data.json", *_metrics("teacher", config.teacher), *_metrics("student", config.student),
+        inputs=lambda *_: [
+            "data/data.json", "teacher/metrics.jsonl", "student/metrics.jsonl",
             "export/export.json", "validate/validation.json",
         ],
         outputs=lambda *_: ["report.json", "report.html"],

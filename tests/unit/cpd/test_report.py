@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cpd import report
-from cpd.charts import Series, limit_chart, line_chart, round_marks
+from cpd.charts import Series, decades, limit_chart, line_chart, round_marks
 from cpd.config import Pipeline
 from cpd.errors import CpdError
 from cpd.page import count, milliseconds, size, small, times
@@ -26,35 +26,54 @@ def engine(path: str, **more: Any) -> dict[str, Any]:
             "max_abs_logit_difference": 3.3e-6, "latency_ms": latency, "size_bytes": 410_000, **more}  # fmt: skip
 
 
+STUDENT_LATENCY = {"p50": 0.68, "p90": 0.8, "p99": 1.3, "runs": 200}
+NOT_RUN = {"top1": None, "agreement_with_teacher": None, "max_abs_logit_difference": None, "latency_ms": None}
 VALIDATION = {
     "verdict": "fail",
     "teacher": {"model": "tsm-tiny", "parameters": 1_250_000, "flops": 412_000_000, "top1": 0.962, "top5": 1.0},
     "student": {"model": "tsm-tiny", "parameters": 98_400, "flops": 33_100_000, "top1": 0.934, "top5": 0.998},
     "engines": [
         engine("export/teacher.onnx", size_bytes=5_010_000),
-        engine("export/student.onnx", latency_ms={"p50": 0.68, "p90": 0.8, "p99": 1.3, "runs": 200}),
-        engine("export/student.trt", runtime="tensorrt_rtx", provider="", status="built, not run",
-               reason="no NVIDIA driver here (libcuda.so.1)", top1=None, agreement_with_teacher=None,
-               max_abs_logit_difference=None, latency_ms=None),
+        engine(
+            "export/student.onnx",
+            latency_ms=STUDENT_LATENCY,
+            speedup_over_teacher=8.25,
+            max_abs_graph_difference=2.4e-7,
+        ),
+        engine("export/student.trt", status="built, not run", reason="no NVIDIA driver here (libcuda.so.1)", **NOT_RUN),
     ],
     "gates": [
         {"name": "top1_retained_min", "status": "pass", "value": 0.971, "interval": [0.953, 0.989], "limit": 0.95},
-        {"name": "latency_p99_ms_max", "status": "fail", "value": 1.3, "interval": [1.2, 1.4], "limit": 1.0},
+        {"name": "latency_p99_ms_max", "status": "fail", "value": 1.3, "interval": [1.2, 1.4], "limit": 1.0,
+         "reason": "200 runs in turns"},
         {"name": "speedup_min", "status": "inconclusive", "value": None, "interval": None, "limit": 4.0},
     ],
     "environment": {"cpu": "a processor", "gpu": None, "packages": {"onnxruntime": "1.31.1"}},
 }  # fmt: skip
-EXPORT = {"files": [{"path": "export/student.onnx", "role": "student", "status": "built", "proofs": [
-    {"name": "torch = onnxruntime", "value": 3.3e-6, "limit": 1e-4, "status": "pass"}]}]}  # fmt: skip
-DATA = {"labels": ["drift <left>", "grow"], "splits": {"train": 768, "validation": 128, "test": 320},
-        "broken": [{"path": "a & b.mp4", "reason": "no frame can be decoded"}], "sha256": "0"}  # fmt: skip
+PROOF = {"name": "torch = onnxruntime", "value": 3.3e-6, "limit": 1e-4, "status": "pass"}
+EXPORT = {"files": [{"path": "export/student.onnx", "role": "student", "status": "built", "proofs": [PROOF]}]}
+DATA = {
+    "labels": ["drift <left>", "grow"],
+    "splits": {"train": 768, "validation": 128, "test": 320},
+    "codecs": {"vp9": 1216},
+    "variable_rate": 0,
+    "broken": [{"path": "a & b.mp4", "reason": "no frame can be decoded"}],
+    "sha256": "0",
+}
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     """A run folder as the stages before the report leave it."""
-    curves = [{"epoch": epoch, "loss": 2 / epoch, "validation_top1": 1 - 1 / epoch} for epoch in range(1, 6)]
-    curves[2]["loss"] = float("nan")
+    curves: list[dict[str, Any]] = [
+        {
+            "epoch": epoch,
+            "loss": {"cross_entropy": 2 / epoch, "spectrum": 0.01 * epoch},
+            "validation_top1": 1 - 1 / epoch,
+        }
+        for epoch in range(1, 6)
+    ]
+    curves[2]["loss"]["spectrum"] = float("nan")
     for name, document in (("validate/validation", VALIDATION), ("export/export", EXPORT), ("data/data", DATA)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
@@ -110,9 +129,9 @@ def test_report_json_holds_what_the_contract_says_and_more(run_dir, config):
     assert document["schema"] == 1
     for key, value in VALIDATION.items():
         assert document[key] == value
-    assert document["data"] == {key: DATA[key] for key in ("labels", "splits", "broken")}
+    assert document["data"] == DATA
     assert document["exports"] == EXPORT["files"]
-    assert document["training"]["student"][2]["loss"] is None, "not a number is not JSON"
+    assert document["training"]["student"][2]["loss"]["spectrum"] is None, "not a number is not JSON"
 
 
 def test_the_page_shows_everything_and_needs_nothing(run_dir, config):
@@ -125,6 +144,7 @@ def test_the_page_shows_everything_and_needs_nothing(run_dir, config):
         "export/student.trt", "built, not run", "no NVIDIA driver here (libcuda.so.1)", "3.3e-6", "410 kB",
         "torch = onnxruntime", "drift <left>", "1,216 clips of 2 classes", "1 clip left out", "a & b.mp4",
         "no frame can be decoded", "a processor", "1.31.1", "80.0 %", "Every epoch of the teacher",
+        "loss cross entropy", "Weighted loss terms of the student", "200 runs in turns", "8.2× faster", "graph 2.4e-7",
     ):  # fmt: skip
         assert text in shown, text
     assert not page.tags & {"script", "link", "img", "iframe"}
@@ -173,10 +193,25 @@ def test_axes_have_round_marks_around_all_values(low, high, marks):
 
 
 def test_a_line_chart_places_its_points_in_percent():
-    chart = line_chart("loss", [Series("teacher", [(1, 2.0), (3, 0.0)]), Series("student", [(2, 1.0)])], str, str)
+    chart = line_chart("loss", [Series("a", "", [(1, 2.0), (3, 0.0)]), Series("b", "", [(2, 1.0)])], str, str)
     assert [line.points for line in chart.lines] == ["0.00,0.00 100.00,100.00", "50.00,50.00"]
     assert [(tick.position, tick.label) for tick in chart.x_ticks] == [(0, "1"), (50, "2"), (100, "3")]
     assert chart.lines[0].last == "0.0"
+
+
+def test_a_logarithmic_chart_gives_equal_factors_equal_steps():
+    chart = line_chart("loss", [Series("a", "", [(1, 0.001), (2, 0.1)])], str, str, logarithmic=True)
+    assert [line.points for line in chart.lines] == ["0.00,100.00 100.00,0.00"]
+    assert [tick.position for tick in chart.y_ticks] == [100, 50, 0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [(0.002, 30, [0.001, 0.01, 0.1, 1, 10, 100]), (1e-9, 1, [1e-9, 1e-7, 1e-5, 1e-3, 0.1, 10]), (5, 5, [1, 10]),
+     (1, 1, [1, 10])],
+)  # fmt: skip
+def test_logarithmic_axes_have_powers_of_ten_around_all_values(low, high, marks):
+    assert decades(low, high) == pytest.approx(marks)
 
 
 @pytest.mark.parametrize("at_least", [True, False])
@@ -191,7 +226,7 @@ def test_a_limit_chart_shades_the_side_that_passes(at_least):
 
 @pytest.mark.parametrize(
     ("written", "text"),
-    [(small(3.34e-6), "3.3e-6"), (small(1e-4), "1e-4"), (small(0.41), "0.41"), (small(0), "0"),
+    [(small(3.34e-6), "3.3e-6"), (small(1e-4), "1e-4"), (small(0.41), "0.41"), (small(0), "0"), (small(100.0), "100"),
      (count(98_400), "98.4 k"), (size(512), "512 B"), (size(5_010_000), "5.01 MB"), (times(8.25), "8.2×"),
      (times(123.4), "123×"), (milliseconds(0.684), "0.684 ms"), (milliseconds(1234.5), "1234 ms")],
 )  # fmt: skip
