@@ -9,26 +9,21 @@ by less than 0.1 grey levels on average, so the server scales straight from the 
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, window_indices
+from cpd.container import open_file, reason, time_s
 from cpd.errors import VideoError
 from cpd.packets import PacketIndex, decode_at
 from cpd.stopwatch import Stopwatch
 
-FRAME_THREADS_FROM_PIXELS = 640 * 360
-"""Below this size, starting decoder threads costs more than it saves."""
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
 
@@ -62,11 +57,11 @@ def probe(path: Path) -> VideoInfo:
     """
     times: list[float] = []
     damage, first = "", None
-    with _open(path) as (container, stream):
+    with open_file(path) as (container, stream):
         try:
             for frame in container.decode(stream):
                 first = first or frame
-                times.append(_time_s(frame, len(times), stream))
+                times.append(time_s(frame, len(times), stream))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
         if first is None:
@@ -163,16 +158,11 @@ def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
     return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
 
 
-def reason(error: BaseException) -> str:
-    """FFmpeg's words for an error, without the path and the number around them."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 def _frames_of_packets(
     path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch
 ) -> Frames | None:
     """(windows * frames, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
-    with _open(path) as (container, stream):
+    with open_file(path) as (container, stream):
         try:
             index = PacketIndex.of(container, stream)
             if index is None:
@@ -181,7 +171,7 @@ def _frames_of_packets(
             indices = window_indices(index.times_s, frames, windows)
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
-            with _open(path) as (again, same_stream):
+            with open_file(path) as (again, same_stream):
                 return decode_at(same_stream, index, again.demux(same_stream), indices, convert)
         except (av.FFmpegError, MemoryError):
             return None
@@ -195,7 +185,7 @@ def _frames_at(
     """(len(indices), ...) converted frames, found by counting decoded frames from the start."""
     wanted = set(indices.tolist())
     found: dict[int, Frames] = {}
-    with _open(path) as (container, stream):
+    with open_file(path) as (container, stream):
         watch.switch("decode")
         try:
             for index, frame in enumerate(container.decode(stream)):
@@ -222,55 +212,3 @@ def _rgb(frame: VideoFrame, **size: int) -> Frames:
 def _rotation(frame: VideoFrame) -> int:
     """Counter-clockwise degrees to turn a frame for display; angles that are no quarter turn are taken as none."""
     return frame.rotation % 360 if frame.rotation % 90 == 0 else 0
-
-
-def _time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
-    """A frame's presentation time; by the nominal rate where the file stores none."""
-    if frame.pts is not None and stream.time_base is not None:
-        return float(frame.pts * stream.time_base)
-    return index / float(stream.average_rate or 25)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A container and its first video stream.
-
-    A file may name others to play, as a playlist does; those are read from this machine alone, never from a network.
-
-    Raises:
-        VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise VideoError(f"{path}: " + ("no such file" if missing else reason(error))) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{path}: is a folder, not a video")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError(f"{path}: is not a regular file")
-    if status.st_size == 0:
-        raise VideoError(f"{path}: is empty")
-    try:
-        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
-    with container:
-        stream = first_video_stream(container, str(path))
-        large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
-        stream.thread_type = "AUTO" if large else "NONE"
-        yield container, stream
-
-
-def first_video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The first stream of moving pictures that can be decoded here; cover pictures are passed over.
-
-    Raises:
-        VideoError: there is none.
-    """
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise VideoError(f"{name}: has no video stream")
-    if streams[0].codec_context is None:
-        raise VideoError(f"{name}: no decoder for its video stream")
-    return streams[0]

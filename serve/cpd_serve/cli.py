@@ -20,24 +20,38 @@ from cpd.errors import CpdError
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
 @click.option("--explain", is_flag=True, help="Print where the time went.")
+@click.option("--stream", is_flag=True, help="Label one file, camera or stream URL as it goes; prints JSON lines.")
+@click.option("--window", "window_s", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+              help="With --stream: seconds of video that an answer looks at.")  # fmt: skip
+@click.option("--stride", "stride_s", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True),
+              help="With --stream: seconds from one answer to the next.")  # fmt: skip
+@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=click.FloatRange(min=0),
+              help="With --stream: seconds over which answers are averaged.")  # fmt: skip
 @click.version_option(package_name="cpd")
 def main(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
     provider: str | None, workers: int | None, explain: bool,
+    stream: bool, window_s: float, stride_s: float, smoothing_s: float,
 ) -> None:  # fmt: skip
     """Label video clips with an exported model.
 
     \b
     cpd-serve --engine student.onnx --video clip.mp4
     cpd-serve --engine student.onnx clips/ 'more/*.webm' --json
+    cpd-serve --engine student.onnx --stream --video rtsp://camera/1
     """
     sources = (*named, *videos)
     if not sources:
         raise click.UsageError("name a video: --video FILE")
-    from cpd_serve.commands import label
+    if stream and len(sources) > 1:
+        raise click.UsageError("--stream takes one video")
+    from cpd_serve.commands import label, watch
 
     try:
-        code = label(engine, sources, provider, top_k, views, workers, as_json, explain)
+        if stream:
+            code = watch(engine, sources[0], provider, window_s, stride_s, smoothing_s)
+        else:
+            code = label(engine, sources, provider, top_k, views, workers, as_json, explain)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
+from time import perf_counter
 
 import click
 
+from cpd.errors import CpdError
 from cpd_serve.batch import label_videos
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer
@@ -45,6 +48,43 @@ def label(
             elif not answer.error:
                 click.echo(as_text(answer, runner, explain))
     return int(failed)
+
+
+def watch(engine: str, source: str, provider: str | None, window_s: float, stride_s: float, smoothing_s: float) -> int:
+    """Labels a stream until it ends or is interrupted; prints JSON lines: start, every change of label, end.
+
+    Returns:
+        The exit code: 1 where the stream broke off.
+
+    Raises:
+        CpdError: the model cannot be loaded, or the stream cannot be opened.
+    """
+    from cpd_serve.sources import open_source
+    from cpd_serve.streaming import Progress, SlidingWindow, Smoother, label_changes
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping end with the summary
+    with open_runner(engine, provider) as runner, open_source(source, runner.manifest.clip) as frames:
+        emit("start", video=source, engine=str(runner.path), runtime=runner.runtime, provider=runner.provider,
+             window_s=window_s, stride_s=stride_s)  # fmt: skip
+        window, progress, start_s = SlidingWindow(runner.manifest.clip, window_s, stride_s), Progress(), perf_counter()
+        reason = ""
+        try:
+            for change in label_changes(runner, frames, window, Smoother(smoothing_s), progress):
+                emit("label", time_s=change.time_s, label=change.label, probability=change.probability)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        except CpdError as error:
+            reason = str(error)
+            click.echo(f"error: {reason}", err=True)
+        elapsed_s = perf_counter() - start_s
+        emit("end", reason=reason, frames=frames.frames, dropped=frames.dropped, answers=progress.answers,
+             seconds=elapsed_s, fps=progress.frames / elapsed_s, sustainable_fps=progress.sustainable_fps)  # fmt: skip
+    return int(reason not in ("", "interrupted"))
+
+
+def emit(event: str, **values: object) -> None:
+    """Prints one JSON line at once."""
+    click.echo(json.dumps({"event": event, **values}))
 
 
 def as_text(answer: Answer, runner: Runner, explain: bool) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +155,71 @@ def test_every_odd_file_gets_an_answer_or_a_line(colour_model: Path, real_data: 
     assert [answer["video"] for answer in answers] == files
     assert result.stderr.count("\n") == sum("error" in answer for answer in answers) == 13
     assert "Traceback" not in result.stderr
+
+
+def test_a_stream_gives_events(colour_model: Path, write_video: WriteVideo) -> None:
+    colours = [(240, 0, 0)] * 50 + [(0, 0, 240)] * 50
+    video = write_video(np.array(colours, np.uint8)[:, None, None].repeat(32, 1).repeat(48, 2), "libx264")
+    result = serve("--engine", colour_model, "--stream", "--video", video, "--window", 1, "--stride", 0.25)
+    start, *changes, end = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.returncode == 0
+    assert (start["event"], start["runtime"], start["provider"]) == ("start", "onnxruntime", "CPUExecutionProvider")
+    assert [(change["event"], change["label"]) for change in changes] == [("label", "red"), ("label", "blue")]
+    assert 0.9 < changes[0]["time_s"] < changes[1]["time_s"] < 4
+    assert (end["event"], end["reason"], end["frames"], end["dropped"]) == ("end", "", 100, 0)
+    assert end["sustainable_fps"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stream_that_is_stopped_sums_up(colour_model: Path, write_video: WriteVideo, number: signal.Signals) -> None:
+    video = write_video(np.full((40, 32, 48, 3), (240, 0, 0), np.uint8), "mpeg4", "stream.ts")
+    with endless_http(video.read_bytes()) as url:
+        command = [*SERVE, "--engine", str(colour_model), "--stream", "--video", url, "--window", "0.5"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            process.send_signal(number)
+            rest, errors = process.communicate(timeout=30)
+    assert [json.loads(line)["event"] for line in lines] == ["start", "label"]
+    assert json.loads(rest)["event"] == "end"
+    assert json.loads(rest)["reason"] == "interrupted"
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_stream_takes_one_video(colour_model: Path) -> None:
+    result = serve("--engine", colour_model, "--stream", "a.mp4", "b.mp4")
+    assert result.returncode == 2
+    assert "--stream takes one video" in result.stderr
+
+
+def test_a_stream_that_is_not_there_gives_one_line(colour_model: Path) -> None:
+    result = serve("--engine", colour_model, "--stream", "--video", "rtsp://127.0.0.1:9/x")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: rtsp://127.0.0.1:9/x: cannot be opened as a stream")
+    assert result.stderr.count("\n") == 1
+
+
+@contextmanager
+def endless_http(data: bytes) -> Iterator[str]:
+    """The URL of a stream that sends these bytes again and again."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not done.wait(0.05):
+                    self.wfile.write(data)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    done = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/stream.ts"
+        finally:
+            done.set()
+            server.shutdown()

@@ -1,0 +1,100 @@
+"""Opening video through PyAV: files, and the streams of cameras and networks."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from cpd.errors import VideoError
+
+FRAME_THREADS_FROM_PIXELS = 640 * 360
+"""Below this size, starting decoder threads costs more than it saves."""
+TIMEOUT_S = 10.0
+"""A network stream that gives nothing for so long has ended."""
+CAMERA_FORMAT = "v4l2"
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its first video stream.
+
+    A file may name others to play, as a playlist does; those are read from this machine alone, never from a network.
+
+    Raises:
+        VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise VideoError(f"{path}: " + ("no such file" if missing else reason(error))) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(f"{path}: is a folder, not a video")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError(f"{path}: is not a regular file")
+    if status.st_size == 0:
+        raise VideoError(f"{path}: is empty")
+    try:
+        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
+    with container:
+        yield container, first_video_stream(container, str(path))
+
+
+@contextmanager
+def open_live(name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A camera (``0`` or ``/dev/video0``) or the URL of a stream, and its first video stream.
+
+    Raises:
+        VideoError: it cannot be opened or has no video.
+    """
+    device = f"/dev/video{name}" if name.isdecimal() else name
+    try:
+        if "://" in device:
+            # Over UDP, RTSP loses packets and so frames; TCP delivers them all or ends.
+            options = {"rtsp_transport": "tcp"} if device.startswith("rtsp") else {}
+            container = av.open(device, timeout=TIMEOUT_S, container_options=options)
+        else:
+            container = av.open(device, format=CAMERA_FORMAT)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{name}: cannot be opened as a stream: {reason(error)}") from error
+    with container:
+        yield container, first_video_stream(container, name)
+
+
+def first_video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The first stream of moving pictures that can be decoded here; cover pictures are passed over.
+
+    Raises:
+        VideoError: there is none.
+    """
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise VideoError(f"{name}: has no video stream")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{name}: no decoder for its video stream")
+    large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
+    stream.thread_type = "AUTO" if large else "NONE"
+    return stream
+
+
+def time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
+    """A frame's presentation time; by the nominal rate where the stream stores none."""
+    if frame.pts is not None and stream.time_base is not None:
+        return float(frame.pts * stream.time_base)
+    return index / float(stream.average_rate or 25)
+
+
+def reason(error: BaseException) -> str:
+    """FFmpeg's words for an error, without the path and the number around them."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
