@@ -1,0 +1,153 @@
+"""How often does a latency check say the wrong thing? Records checks under changing load, then scores them.
+
+    python benchmarks/latency/run.py calibrate               the true slowdowns of the engines, about 4 minutes
+    python benchmarks/latency/run.py record --budget-s 600   goes on where it stopped, until 500 checks are recorded
+    python benchmarks/latency/run.py score                   table.md and operating-curve.svg, from the recorded samples
+
+Everything is kept in results/: every timed call of every check, so that other rules can be scored on the same samples.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from engines import write_ladder
+
+from cpd_serve.bench_check import Gate, check
+from cpd_serve.bench_decision import centre, interval
+from cpd_serve.bench_machine import machine
+from cpd_serve.bench_rounds import Rounds, log_ratio, run_rounds
+from cpd_serve.bench_worker import Engine
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SAMPLES = RESULTS / "checks.jsonl.gz"
+CALIBRATION = RESULTS / "calibration.json"
+BASE_RUNGS = 86
+RUNGS = {0: 0, 3: 3, 7: 7, 10: 10}
+"""Rungs to add for a slowdown of this many percent."""
+CHECKS = {0: 200, 3: 100, 7: 100, 10: 100}
+LIMIT_FRACTION = 0.05
+SECONDS_A_CHECK = 60.0
+
+
+@contextmanager
+def engines() -> Iterator[dict[int, Engine]]:
+    """The engines, by their slowdown in percent."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = {}
+        for percent, more in RUNGS.items():
+            path = Path(folder, f"slower-{percent}.onnx")
+            write_ladder(path, BASE_RUNGS + more)
+            made[percent] = Engine(path)
+        yield made
+
+
+@contextmanager
+def load(seed: int) -> Iterator[None]:
+    """The changing background load of load.py."""
+    process = subprocess.Popen([sys.executable, str(HERE / "load.py"), str(seed)], start_new_session=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["pkill", "-s", str(process.pid)], check=False)
+        process.wait()
+
+
+@click.group()
+def main() -> None:
+    """Measures the error rates of cpd-bench."""
+    RESULTS.mkdir(exist_ok=True)
+
+
+@main.command()
+@click.option("--seconds", default=60.0, show_default=True, help="For each engine.")
+def calibrate(seconds: float) -> None:
+    """Measure the true slowdown of each engine, with as little load as the machine has."""
+    truth = {}
+    with engines() as made:
+        for percent in (3, 7, 10):
+            rounds = run_rounds(
+                made[percent], made[0], percentile=50, max_s=seconds, seed=percent, enough=lambda _: False
+            )
+            ratios = rounds.log_ratios(lambda timed: log_ratio(timed, 50))
+            low, high = interval(ratios, 0.025)
+            truth[percent] = {
+                "fraction": float(np.expm1(centre(ratios))),
+                "interval95": [float(np.expm1(low)), float(np.expm1(high))],
+                "rounds": len(ratios),
+            }
+            click.echo(f"{percent} %: {truth[percent]}")
+    CALIBRATION.write_text(json.dumps({"machine": machine(Engine(Path())), "slowdown": truth}, indent=2) + "\n")
+
+
+@main.command()
+@click.option("--budget-s", default=600.0, show_default=True, help="Stop after the check that is running then.")
+def record(budget_s: float) -> None:
+    """Record checks under changing load; goes on where it stopped."""
+    plan = np.random.default_rng(2026).permutation([percent for percent, count in CHECKS.items() for _ in range(count)])
+    start_s = time.monotonic()
+    done = sum(1 for _ in recorded())
+    with engines() as made, load(done):
+        for index in range(done, len(plan)):
+            if time.monotonic() - start_s > budget_s:
+                break
+            percent = int(plan[index])
+            outcome = check(
+                made[percent], made[0], [Gate("latency", LIMIT_FRACTION)], max_s=SECONDS_A_CHECK, seed=index
+            )
+            (judged,) = outcome.judged
+            entry = {
+                "index": index,
+                "slowdown_percent": percent,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "status": judged.decision.status,
+                "reason": judged.reason,
+                "change_fraction": judged.decision.change_fraction,
+                "interval": judged.decision.interval,
+                "elapsed_s": round(outcome.elapsed_s, 3),
+                **samples(outcome.measured),
+            }
+            with gzip.open(SAMPLES, "at") as file:
+                file.write(json.dumps(entry) + "\n")
+            rounds, repeated = len(outcome.measured.rounds), outcome.measured.repeated.total()
+            click.echo(
+                f"{index + 1}/{len(plan)}  {percent:2} %  {judged.decision.status:12} {outcome.elapsed_s:5.1f} s"
+                f"  {rounds} rounds, {repeated} repeated {judged.reason}"
+            )
+
+
+def samples(measured: Rounds) -> dict[str, Any]:
+    """Every call, in tenths of a microsecond: (rounds, turns, runs) of both engines."""
+    return {
+        "new_100ns": [np.rint(each.new_s * 1e7).astype(int).tolist() for each in measured.rounds],
+        "baseline_100ns": [np.rint(each.baseline_s * 1e7).astype(int).tolist() for each in measured.rounds],
+        "waiting_fraction": round(measured.waiting_fraction, 3),
+        "repeated": dict(measured.repeated),
+    }
+
+
+def recorded() -> Iterator[dict[str, Any]]:
+    """The checks recorded so far; a last one that was cut short does not count."""
+    if not SAMPLES.exists():
+        return
+    with gzip.open(SAMPLES, "rt") as file:
+        try:
+            yield from map(json.loads, file)
+        except (EOFError, json.JSONDecodeError):
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The processes that `cpd-bench` times engines in. Each holds both engines and times them in turns when told to.
+
+Measured on a small student: two sessions of the same file in one process differ by 0.5 to 1 % for as long as they
+live, since their memory lies differently. So both engines are opened anew in every round, in random order, at places
+in memory that random allocations shift. Both lie in one process because handing turns from process to process means
+waiting for a core each time, which on a busy machine takes longer than the calls.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpd.errors import CpdError, EngineError
+from cpd.manifest import Manifest
+from cpd_serve.latency import WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
+
+PROBE_STEPS = 4000
+"""Fixed work of about 0.1 ms between turns: it tells whether the core itself runs as fast as before."""
+SHIFTS, SHIFT_BYTES = 16, 1 << 16
+TURN_RUNS = 4
+MAX_OPENED_RUNS = 512
+"""A round of engines that take long to open is longer, up to this many calls of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What to time, and how it is called."""
+
+    path: Path
+    provider: str | None = None
+    threads: int | None = 1
+    batch: int = 1
+    """Clips in a call."""
+    video: Path | None = None
+    """Read, decode and label this clip in every call, instead of predicting frames that lie ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening an engine for the first time in a process tells."""
+
+    manifest: Manifest
+    runtime: str
+    provider: str
+    cold_start_s: float
+    """From asking for the process until the engine is open: interpreter, libraries and model."""
+    first_inference_s: float
+    peak_memory_bytes: int
+    """Largest resident memory of the process after warming up; 0 where the system does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A round: both engines opened anew, and timed in turns."""
+
+    new_s: NDArray[np.float64]
+    """(turns, runs) seconds; each row was taken next to the same row of the baseline."""
+    baseline_s: NDArray[np.float64]
+    probes_s: Samples
+    """(turns,) what the fixed work before each pair of turns took."""
+    wall_s: float
+    waiting_s: float
+    """How long the threads of the process were ready to run and had no core; 0 where the system does not tell."""
+    energy_j: tuple[float, float] | None
+    """What the processor or the GPU used for a call of each, neighbours included; None where it does not tell."""
+
+
+class Worker:
+    """A process that opens and times engines; it starts with the first command."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._connection, self._theirs = self._context.Pipe()
+        self._process: SpawnProcess | None = None
+
+    def ask(self, what: str, *arguments: Any) -> None:
+        """Sends a command; ``answer`` waits for what comes back."""
+        if self._process is None:
+            self._process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
+            self._process.start()
+            self._theirs.close()
+        try:
+            self._connection.send((what, *arguments))
+        except OSError:
+            self._died()
+
+    def answer(self) -> Any:
+        """What the last command gave.
+
+        Raises:
+            CpdError: what the command raised, or the process died.
+        """
+        try:
+            result = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._died()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def call(self, what: str, *arguments: Any) -> Any:
+        self.ask(what, *arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._process is not None:
+            self._process.join(timeout=5)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+
+    def _died(self) -> NoReturn:
+        assert self._process is not None
+        self._process.join(timeout=5)
+        raise EngineError(f"the process that ran the engine ended with code {self._process.exitcode}") from None
+
+
+@contextmanager
+def worker_pair() -> Iterator[tuple[Worker, Worker]]:
+    """Two processes that end with the block."""
+    made = (Worker(), Worker())
+    try:
+        yield made
+    finally:
+        for worker in made:
+            worker.close()
+
+
+def _serve(connection: Connection[Any, Any], asked_s: float) -> None:
+    """The body of a process: answers commands until the other end is closed."""
+    commands: dict[str, Callable[..., Any]] = {"start": partial(start, asked_s), "round": time_round}
+    with no_garbage_collection():
+        while True:
+            try:
+                what, *arguments = connection.recv()
+                result = commands[what](*arguments)
+            except (EOFError, KeyboardInterrupt):
+                return
+            except CpdError as error:
+                result = error
+            connection.send(result)
+
+
+def start(asked_s: float, engine: Engine) -> Opened:
+    """Opens an engine in a process that has done nothing yet, and tells what that took."""
+    from cpd_serve.runner import open_runner
+
+    with open_runner(engine.path, engine.provider, engine.threads) as runner:
+        cold_start_s = time.monotonic() - asked_s
+        calls_s = warm_up(_call_of(runner, engine))
+        return Opened(
+            runner.manifest, runner.runtime, runner.provider, cold_start_s, float(calls_s[0]), peak_memory_bytes()
+        )
+
+
+def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: int) -> Timed:
+    """Opens both engines and times each at least ``runs`` times, in turns; all order is drawn from ``seed``.
+
+    Args:
+        turn_s: how long a turn lasts at least; ``TURN_RUNS`` calls where 0.
+    """
+    from cpd_serve.bench_guards import energy_j
+    from cpd_serve.runner import open_runner
+
+    coin = np.random.default_rng(seed)
+    shifts = [bytearray(coin.integers(1, SHIFT_BYTES)) for _ in range(SHIFTS)]
+    start_s, waited_s = time.perf_counter(), waiting_s()
+    with ExitStack() as stack:
+        calls: dict[int, Callable[[], object]] = {}
+        for side in coin.permutation(2).tolist():
+            engine = (new, baseline)[side]
+            runner = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
+            calls[side] = _call_of(runner, engine)
+        open_s = time.perf_counter() - start_s
+        call_s = max(float(np.median(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
+        turn_runs = max(TURN_RUNS, math.ceil(turn_s / call_s))
+        turns = math.ceil(max(runs, min(MAX_OPENED_RUNS, open_s / call_s)) / turn_runs)
+        samples_s, probes_s = np.empty((2, turns, turn_runs)), np.empty(turns)
+        energies: list[list[float]] = [[], []]
+        for turn in range(turns):
+            probes_s[turn] = _probe()
+            for side in coin.permutation(2).tolist():
+                before_j = energy_j(runner.provider)
+                samples_s[side, turn] = time_block(calls[side], turn_runs)
+                after_j = energy_j(runner.provider)
+                if before_j is not None and after_j is not None:
+                    energies[side].append((after_j - before_j) / (turn_runs + 1))
+        wall_s, waited_s = time.perf_counter() - start_s, waiting_s() - waited_s
+    del shifts
+    told = bool(energies[0] and energies[1])
+    return Timed(
+        new_s=samples_s[0],
+        baseline_s=samples_s[1],
+        probes_s=probes_s,
+        wall_s=wall_s,
+        waiting_s=max(waited_s, 0.0),
+        energy_j=(float(np.mean(energies[0])), float(np.mean(energies[1]))) if told else None,
+    )
+
+
+def _call_of(runner: Any, engine: Engine) -> Callable[[], object]:
+    """One call of an engine, on the same input in every process."""
+    if engine.video is not None:
+        from cpd_serve.labelling import label_video
+
+        video = engine.video
+        return lambda: label_video(runner, video)
+    shape = (engine.batch, *runner.manifest.clip.shape)
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return lambda: runner.predict(frames)
+
+
+def _probe() -> float:
+    """Seconds that a fixed amount of arithmetic takes: the faster of two, as the first warms the core."""
+    times_s = []
+    for _ in range(2):
+        start_s = time.perf_counter()
+        total = 0
+        for step in range(PROBE_STEPS):
+            total += step * step
+        times_s.append(time.perf_counter() - start_s)
+    return min(times_s)
+
+
+def waiting_s() -> float:
+    """Seconds for which the living threads of this process were ready and had no core, so far."""
+    total_ns = 0
+    try:
+        for thread in os.scandir("/proc/self/task"):
+            total_ns += int(Path(thread.path, "schedstat").read_bytes().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return total_ns / 1e9
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Read from the memory map, since the ``ru_maxrss`` of a new process starts at its parent's.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
