@@ -129,10 +129,10 @@ class ClipLoader:
             "raw": [raw for _, raw in decoded],
             "native": [np.array(raw.shape[1] == 0) for _, raw in decoded],
             "indices": [view.indices.astype(np.int32) for view in views],
-            "size": [np.float32(view.size) for view in views],
-            "top_left": [np.float32(view.box[:2]) for view in views],
-            "bottom_right": [np.float32(view.box[2:]) for view in views],
-            "out": [np.float32(size) for _ in views],
+            "size": [_floats(view.size) for view in views],
+            "top_left": [_floats(view.box[:2]) for view in views],
+            "bottom_right": [_floats(view.box[2:]) for view in views],
+            "out": [_floats(size) for _ in views],
             "mirror": [np.array(view.mirror, dtype=np.int32) for view in views],
             "brightness": [np.array(view.brightness, dtype=np.float32) for view in views],
             "contrast": [np.array(view.contrast, dtype=np.float32) for view in views],
@@ -141,7 +141,7 @@ class ClipLoader:
             self._pipeline.feed_input(name, values)
         (output,) = self._pipeline.run()
         if self.device.type == "cuda":
-            return torch.from_dlpack(output.as_tensor()).clone()
+            return torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()
         return torch.from_numpy(np.array(output.as_tensor()))
 
     def _source(self, view: View) -> tuple[Frames, Frames]:
@@ -157,6 +157,10 @@ class ClipLoader:
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)
 _NO_FRAMES = np.zeros((1, 0, 0, 3), dtype=np.uint8)
+
+
+def _floats(values: Sequence[float]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,8 @@ def audit(found: list[Found]) -> tuple[list[Clip], list[dict[str, str]]]:
     Returns:
         The clips whose every frame decodes, and for each other one its path and the reason.
     """
-    clips, broken = [], []
+    clips: list[Clip] = []
+    broken: list[dict[str, str]] = []
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
         for clip in track(pool.map(_open, found), "check", total=len(found)):
             if isinstance(clip, Clip):
@@ -81,13 +81,13 @@ def audit(found: list[Found]) -> tuple[list[Clip], list[dict[str, str]]]:
 
 
 def _open(found: Found) -> Clip | dict[str, str]:
-    broken = partial(dict, path=str(found.path))
+    path = str(found.path)
     try:
         info = probe(found.path)
     except VideoError as error:
-        return broken(reason=str(error).removeprefix(f"{found.path}: "))
+        return {"path": path, "reason": str(error).removeprefix(f"{path}: ")}
     if info.damage:
-        return broken(reason=f"damaged after {len(info.times_s)} frames: {info.damage}")
+        return {"path": path, "reason": f"damaged after {len(info.times_s)} frames: {info.damage}"}
     return Clip(
         path=found.path,
         label=found.label,

@@ -17,8 +17,9 @@ from cpd.config import Data
 from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
 
-VIDEO_SUFFIXES = frozenset(
-    [".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"]
+VIDEO_SUFFIXES = (
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
@@ -67,7 +68,9 @@ def from_folder(folder: Path) -> list[Found]:
     if not subfolders:
         raise DataError(f"{folder}: holds no class folders", "put the clips of each class into a folder of its name")
     if all(sub.name.lower() in SPLIT_NAMES for sub in subfolders):
-        classes = [(SPLIT_NAMES[sub.name.lower()], label) for sub in subfolders for label in _subfolders(sub)]
+        classes: list[tuple[Split | None, Path]] = [
+            (SPLIT_NAMES[sub.name.lower()], label) for sub in subfolders for label in _subfolders(sub)
+        ]
     else:
         classes = [(None, label) for label in subfolders]
     found = []
@@ -163,7 +166,8 @@ def assign_splits(found: Iterable[Found], validation_fraction: float, test_fract
     ``validation_fraction`` of training does. Where every clip is its own group the share is taken class by class.
     """
     clips = [clip if clip.split else replace(clip, split="train") for clip in found]
-    for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+    shares: tuple[tuple[Split, float], ...] = (("test", test_fraction), ("validation", validation_fraction))
+    for split, fraction in shares:
         if any(clip.split == split for clip in clips):
             continue
         training = [clip for clip in clips if clip.split == "train"]

@@ -1,0 +1,52 @@
+"""What both recipes set up alike: the clips of a run, its loaders and its seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cpd.clip import ClipSpec
+from cpd.config import Model, Pipeline
+from cpd.dataset import Split, read_clips
+from cpd_train.fit import choose_device
+from cpd_train.loader import ClipLoader
+from cpd_train.models import ModelSpec, VideoClassifier, build_model, load_pretrained
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The data of a run as both recipes see it."""
+
+    config: Pipeline
+    run_dir: Path
+    labels: tuple[str, ...]
+    data_sha256: str
+    device: torch.device
+
+    @classmethod
+    def of(cls, config: Pipeline, run_dir: Path) -> Setting:
+        """Reads what the data stage wrote, and seeds torch: two runs on a CPU are then identical."""
+        data = json.loads((run_dir / "data" / "data.json").read_text())
+        torch.manual_seed(config.seed)
+        return cls(config, run_dir, tuple(data["labels"]), data["sha256"], choose_device(config.device))
+
+    @property
+    def clip(self) -> ClipSpec:
+        return self.config.clip.spec()
+
+    def loader(self, split: Split, batch_size: int) -> ClipLoader:
+        """A loader of one split; validation and test take a quarter of the cache each."""
+        share = 0.5 if split == "train" else 0.25
+        cache_bytes = int(self.config.data.cache_gb * 1e9 * share)
+        clips = read_clips(self.run_dir / "data" / "clips.csv", split)
+        return ClipLoader(clips, self.labels, self.clip, batch_size, self.device, cache_bytes)
+
+    def model(self, section: Model) -> VideoClassifier:
+        """A model of a section of pipeline.yaml on the run's device, with its checkpoint's weights if it names one."""
+        model = build_model(ModelSpec.of(section), len(self.labels), self.clip)
+        if section.checkpoint is not None:
+            load_pretrained(model, section.checkpoint, self.labels)
+        return model.to(self.device)

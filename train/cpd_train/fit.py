@@ -1,0 +1,204 @@
+"""The training loop of both recipes: one optimiser, one schedule, the best checkpoint, a line of metrics an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cpd.config import Augment, Model
+from cpd.errors import TrainingError
+from cpd.progress import track
+from cpd_train.loader import Batch, ClipLoader
+from cpd_train.models import VideoClassifier, write_checkpoint
+
+
+class Step(Protocol):
+    """What a recipe adds to the loop: the loss of a batch, as named terms that add up."""
+
+    def __call__(self, batch: Batch, progress: float, /) -> dict[str, Tensor]:
+        """progress: how much of the training is done, 0 to 1. Returns scalars; their sum is minimised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training reached."""
+
+    epoch: int
+    """Of the best checkpoint, from 1."""
+    validation_top1: float
+    """Fraction, of the best checkpoint."""
+    data_wait: float
+    """Share of the training time spent waiting for data, first epoch left out (it fills the cache)."""
+
+
+def fit(
+    model: VideoClassifier,
+    training: ClipLoader,
+    validation: ClipLoader,
+    step: Step,
+    section: Model,
+    augment: Augment,
+    *,
+    seed: int,
+    role: str,
+    labels: tuple[str, ...],
+    data_sha256: str,
+    folder: Path,
+    extra: list[nn.Parameter] | None = None,
+    log: Callable[[], dict[str, Any]] = dict,
+) -> Outcome:
+    """Trains a model and keeps the weights with the best validation top-1 as ``folder/<role>.safetensors``.
+
+    Args:
+        model: on its device, trained in place.
+        training, validation: loaders of the two splits.
+        step: the loss.
+        section: epochs, batch size, learning rate and weight decay.
+        augment: variations of the training clips.
+        seed: of the run; decides views and their order.
+        role: teacher or student.
+        labels, data_sha256: what the checkpoint says it was trained for.
+        folder: receives the checkpoint and metrics.jsonl.
+        extra: further parameters to learn (adapters, noise levels), not decayed and not kept.
+        log: further values of each epoch for metrics.jsonl.
+
+    Raises:
+        TrainingError: a loss is not finite; the last good checkpoint is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
+    parameters = list(model.parameters()) + (extra or [])
+    optimiser = torch.optim.AdamW(_groups(model, extra or [], section.weight_decay), lr=section.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, section.learning_rate, total_steps=epochs * steps, pct_start=0.2
+    )
+    on_gpu = training.device.type == "cuda"
+    best = (-1.0, -math.inf)
+    outcome = Outcome(0, 0.0, 0.0)
+    waits: list[tuple[float, float]] = []
+    with (folder / "metrics.jsonl").open("w") as metrics:
+        for epoch in range(epochs):
+            model.train()
+            sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
+            began = time.perf_counter()
+            batches = Waiting(training.train(augment, seed, epoch))
+            for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
+                with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+                    terms = step(batch, (epoch * steps + index) / (epochs * steps))
+                loss = torch.stack(list(terms.values())).sum()
+                if not torch.isfinite(loss):
+                    raise _not_finite(terms, role, epoch, index, batch, training)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, 5.0)
+                optimiser.step()
+                schedule.step()
+                for name, term in terms.items():
+                    sums[name] += term.detach()
+            seconds = time.perf_counter() - began
+            logits, truth = predict(model, validation)
+            top1 = float((logits.argmax(1) == truth).mean())
+            loss_value = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
+            waits.append((batches.seconds, seconds))
+            row = {
+                "epoch": epoch + 1,
+                "loss": {name: float(total) / steps for name, total in sums.items()},
+                "validation_top1": top1,
+                "validation_loss": loss_value,
+                "learning_rate": schedule.get_last_lr()[0],
+                "seconds": round(seconds, 3),
+                "data_wait": round(batches.seconds / seconds, 4),
+                "clips_per_second": round(steps * section.batch_size / seconds, 1),
+                **log(),
+            }
+            metrics.write(json.dumps(row) + "\n")
+            metrics.flush()
+            if (top1, -loss_value) > best:
+                best = (top1, -loss_value)
+                write_checkpoint(folder / f"{role}.safetensors", model, role, labels, data_sha256, epoch + 1, top1)
+                outcome = Outcome(epoch + 1, top1, 0.0)
+    counted = waits[1:] or waits
+    waited, total = (sum(column) for column in zip(*counted, strict=True))
+    return Outcome(outcome.epoch, outcome.validation_top1, waited / total)
+
+
+@torch.no_grad()
+def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order."""
+    model.eval()
+    logits, truth = [], []
+    for batch in loader.evaluate():
+        logits.append(model(batch.frames).float().cpu().numpy())
+        truth.append(batch.labels.cpu().numpy())
+    return np.concatenate(logits), np.concatenate(truth)
+
+
+def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
+    """Keeps a model's answers on the test split for stages without torch; returns its top-1 (fraction)."""
+    logits, truth = predict(model, loader)
+    np.savez(path, logits=logits, labels=truth, paths=np.array([str(clip.path) for clip in loader.clips]))
+    return float((logits.argmax(1) == truth).mean())
+
+
+class Waiting:
+    """Iterates over batches and counts the seconds spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            began = time.perf_counter()
+            batch = next(self._batches, None)
+            self.seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+
+def choose_device(name: str) -> torch.device:
+    """cpu or cuda for auto | cpu | cuda.
+
+    Raises:
+        TrainingError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            "device cuda is asked for, but torch sees no CUDA GPU", "use --device cpu, or mend the driver"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _groups(model: nn.Module, extra: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases, normalisation and whatever the recipe adds do not."""
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    free = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [*free, *extra], "weight_decay": 0.0},
+    ]
+
+
+def _not_finite(
+    terms: dict[str, Tensor], role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader
+) -> TrainingError:
+    name = next((name for name, term in terms.items() if not torch.isfinite(term)), "sum")
+    clips = ", ".join(loader.clips[row].path.name for row in batch.rows[:4])
+    return TrainingError(
+        f"the {name} loss of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips} …); "
+        "the last good checkpoint is kept",
+        f"lower {role}.learning_rate or the weight of the {name} term",
+    )
