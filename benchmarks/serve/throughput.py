@@ -1,0 +1,102 @@
+"""Clips a second on many files: cpd-serve's loop, decoding alone, and a torch loop, in turns.
+
+    python benchmarks/serve/throughput.py runs/motion --videos '../shared/data/handwash/*/*.mp4'
+
+"Decoding alone" is the same reader with the same number of workers and nothing after it; "PyAV, every frame" decodes
+all frames with as many workers and looks at none. Each is measured in every round, in random order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+
+from cpd.dataset import read_clips
+from cpd.video import read_clip
+from cpd_serve.batch import label_videos
+from cpd_serve.environment import cpu_name
+from cpd_serve.inputs import expand
+from cpd_serve.runner import open_runner, usable_cpus
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--videos", nargs="*", help="files, folders, globs; default: the test clips of the run")
+    parser.add_argument("--clips", type=int, default=100, help="at most so many")
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    table = arguments.run_dir / "data/clips.csv"
+    videos = list(expand(arguments.videos)) if arguments.videos else [clip.path for clip in read_clips(table, "test")]
+    videos = videos[:: max(1, len(videos) // arguments.clips)][: arguments.clips]
+    workers = usable_cpus()
+    with open_runner(arguments.run_dir / "export/student.onnx", threads=1) as runner:
+        spec = runner.manifest.clip
+        loops: dict[str, Callable[[], object]] = {
+            "decoding alone": lambda: in_threads(lambda video: read_clip(video, spec), videos, workers),
+            "PyAV, every frame": lambda: in_threads(decode_all, videos, workers),
+            "cpd-serve": lambda: list(label_videos(runner, videos, workers, top_k=1, views=1)),
+            "torch, one thread of Python": torch_loop(arguments.run_dir, videos),
+        }
+        for loop in loops.values():
+            loop()
+        rates = {name: np.empty(arguments.rounds) for name in loops}
+        order = np.random.default_rng(0)
+        for round_number in range(arguments.rounds):
+            for name in order.permutation(list(loops)):
+                start_s = time.perf_counter()
+                loops[name]()
+                rates[name][round_number] = len(videos) / (time.perf_counter() - start_s)
+    print(f"{cpu_name()}, {os.cpu_count()} CPUs, {len(videos)} clips, {arguments.rounds} rounds, {workers} workers\n")
+    print("| loop | clips/s (median) | cpd-serve over it (median of rounds) |\n|---|---|---|")
+    for name, values in rates.items():
+        print(f"| {name} | {np.median(values):.0f} | {np.median(rates['cpd-serve'] / values):.2f} |")
+
+
+def in_threads(work: Callable[[Path], object], videos: Iterable[Path], workers: int) -> None:
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(work, videos):
+            pass
+
+
+def decode_all(video: Path) -> None:
+    with av.open(str(video)) as container:
+        for _ in container.decode(video=0):
+            pass
+
+
+def torch_loop(run_dir: Path, videos: list[Path]) -> Callable[[], None]:
+    """As a script would do it: every frame of a video through PyAV to RGB, the sampled ones resized in torch."""
+    import torch
+    from torch.nn import functional
+
+    from cpd_train.models import read_checkpoint
+
+    model = read_checkpoint(run_dir / "student/student.safetensors").model.eval()
+    spec = model.clip
+
+    def loop() -> None:
+        for video in videos:
+            with av.open(str(video)) as container:
+                frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            chosen = np.stack([frames[int((index + 0.5) / spec.frames * len(frames))] for index in range(spec.frames)])
+            pixels = torch.from_numpy(chosen).permute(0, 3, 1, 2).float()
+            size = spec.resized_size(*chosen.shape[1:3])
+            resized = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+            top, left = spec.crop_corner(*size)
+            crop = resized[:, :, top : top + spec.crop[0], left : left + spec.crop[1]]
+            with torch.inference_mode():
+                model(crop.permute(0, 2, 3, 1).round().to(torch.uint8)[None]).argmax().item()
+
+    return loop
+
+
+if __name__ == "__main__":
+    main()
