@@ -20,13 +20,16 @@ FRAME_THREADS_FROM_PIXELS = 640 * 360
 TIMEOUT_S = 10.0
 """A network stream that gives nothing for so long has ended."""
 CAMERA_FORMAT = "v4l2"
+PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
+"""Formats that name other files to play."""
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its first video stream.
 
-    A file may name others to play, as a playlist does; those are read from this machine alone, never from a network.
+    A file must hold its video itself: one that names others, as a playlist does, could make a server read what it was
+    not shown.
 
     Raises:
         VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.
@@ -47,6 +50,8 @@ def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
     with container:
+        if container.format.name in PLAYLISTS:
+            raise VideoError(f"{path}: is a playlist ({container.format.name}), not a video")
         yield container, first_video_stream(container, str(path))
 
 

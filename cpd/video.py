@@ -142,6 +142,21 @@ def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | No
     return clips
 
 
+def duration_s(path: Path) -> float:
+    """How long a video is shown, from its header where that tells, else from its frames.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    with open_file(path) as (container, stream):
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return container.duration / av.time_base
+    times = probe(path).times_s
+    return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+
+
 def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
 

@@ -23,6 +23,7 @@ from cpd.video import read_clip
 from cpd_serve.batch import label_videos
 from cpd_serve.environment import cpu_name
 from cpd_serve.inputs import expand
+from cpd_serve.labelling import Question
 from cpd_serve.runner import open_runner, usable_cpus
 
 
@@ -42,7 +43,7 @@ def main() -> None:
         loops: dict[str, Callable[[], object]] = {
             "decoding alone": lambda: in_threads(lambda video: read_clip(video, spec), videos, workers),
             "PyAV, every frame": lambda: in_threads(decode_all, videos, workers),
-            "cpd-serve": lambda: list(label_videos(runner, videos, workers, top_k=1, views=1)),
+            "cpd-serve": lambda: list(label_videos(runner, videos, workers, Question(top_k=1))),
             "torch, one thread of Python": torch_loop(arguments.run_dir, videos),
         }
         for loop in loops.values():

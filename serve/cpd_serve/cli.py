@@ -17,6 +17,8 @@ from cpd.errors import CpdError
 @click.option("--top-k", default=5, show_default=True, type=click.IntRange(min=1), help="Labels to print.")
 @click.option("--views", default=1, show_default=True, type=click.IntRange(min=1),
               help="Look at this many equal parts of each video and average.")  # fmt: skip
+@click.option("--timeline", "part_s", type=click.FloatRange(min=0.1), metavar="SECONDS",
+              help="Also label each part of about so many seconds.")  # fmt: skip
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
 @click.option("--explain", is_flag=True, help="Print where the time went.")
@@ -30,7 +32,7 @@ from cpd.errors import CpdError
 @click.version_option(package_name="cpd")
 def main(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    provider: str | None, workers: int | None, explain: bool,
+    part_s: float | None, provider: str | None, workers: int | None, explain: bool,
     stream: bool, window_s: float, stride_s: float, smoothing_s: float,
 ) -> None:  # fmt: skip
     """Label video clips with an exported model.
@@ -45,13 +47,13 @@ def main(
         raise click.UsageError("name a video: --video FILE")
     if stream and len(sources) > 1:
         raise click.UsageError("--stream takes one video")
-    from cpd_serve.commands import label, watch
+    from cpd_serve.commands import Question, label, watch
 
     try:
         if stream:
             code = watch(engine, sources[0], provider, window_s, stride_s, smoothing_s)
         else:
-            code = label(engine, sources, provider, top_k, views, workers, as_json, explain)
+            code = label(engine, sources, provider, Question(top_k, views, part_s), workers, as_json, explain)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

@@ -12,7 +12,7 @@ import click
 from cpd.errors import CpdError
 from cpd_serve.batch import label_videos
 from cpd_serve.inputs import expand
-from cpd_serve.labelling import PARTS, Answer
+from cpd_serve.labelling import PARTS, Answer, Question
 from cpd_serve.runner import Runner, open_runner, usable_cpus
 
 
@@ -20,8 +20,7 @@ def label(
     engine: str,
     sources: Sequence[str],
     provider: str | None,
-    top_k: int,
-    views: int,
+    question: Question,
     workers: int | None,
     as_json: bool,
     explain: bool,
@@ -39,7 +38,7 @@ def label(
     failed = False
     # Several videos at once share the CPUs between them; one alone may use them all.
     with open_runner(engine, provider, threads=1 if workers > 1 else None) as runner:
-        for answer in label_videos(runner, videos, workers, top_k, views):
+        for answer in label_videos(runner, videos, workers, question):
             failed |= bool(answer.error)
             if answer.error:
                 click.echo(f"error: {answer.error}", err=True)
@@ -91,6 +90,10 @@ def as_text(answer: Answer, runner: Runner, explain: bool) -> str:
     """The lines printed for one answer."""
     lines = [answer.video]
     lines += [f"  {probability:6.1%}  {name}" for name, probability in answer.predictions]
+    lines += [
+        f"  {part.start_s:7.1f} to {part.end_s:.1f} s  {part.probability:6.1%}  {part.label}"
+        for part in answer.timeline
+    ]
     lines.append(
         f"  {answer.total_ms:.1f} ms (decode {answer.decode_ms:.1f}, infer {answer.spent_ms['infer']:.1f})"
         f" on {runner.runtime} {runner.provider}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,43 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineError
 from cpd.stopwatch import Stopwatch
-from cpd.video import read_windows
+from cpd.video import duration_s, read_windows
 from cpd_serve.runner import Logits, Runner
 
 DECODE_PARTS = ("open", "decode", "resize")
 """What a latency calls decode, in one number: everything that turns a file into frames."""
 PARTS = (*DECODE_PARTS, "infer", "post")
+
+
+MAX_PARTS = 300
+"""A timeline has at most so many parts; those of a longer video are longer."""
+BATCH_CLIPS = 8
+"""Clips shown to the model at once; more take more memory and are hardly faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a video."""
+
+    top_k: int = 5
+    """How many labels to give, at most."""
+    views: int = 1
+    """How many equal parts of the video to look at; their probabilities are averaged."""
+    part_s: float | None = None
+    """Seconds of video for each part of a timeline, in place of ``views``; None for no timeline."""
+
+
+DEFAULT_QUESTION = Question()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The label of a part of a video."""
+
+    start_s: float
+    end_s: float
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +59,8 @@ class Answer:
     """Label and probability, most probable first; empty where ``error`` says why there are none."""
     spent_ms: dict[str, float]
     """Milliseconds of each of ``PARTS``."""
+    timeline: list[Part] = field(default_factory=list)
+    """Labels over time, where they were asked for."""
     error: str = ""
 
     @property
@@ -48,6 +81,8 @@ class Answer:
             "predictions": [{"label": label, "probability": probability} for label, probability in self.predictions],
             "latency_ms": {"decode": self.decode_ms, "infer": self.spent_ms["infer"], "total": self.total_ms},
         }
+        if self.timeline:
+            values["timeline"] = [asdict(part) for part in self.timeline]
         if explain:
             values["explain_ms"] = self.spent_ms
         if self.error:
@@ -55,35 +90,40 @@ class Answer:
         return values
 
 
-def label_video(runner: Runner, video: Path, top_k: int = 5, views: int = 1) -> Answer:
+def label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTION) -> Answer:
     """Labels a video.
-
-    Args:
-        runner: the model.
-        video: the file.
-        top_k: how many labels to give, at most.
-        views: how many equal parts of the video to look at; their probabilities are averaged.
 
     Raises:
         VideoError: the video cannot be read.
         EngineError: the model failed, or gave numbers that are none.
     """
     watch = Stopwatch()
-    clips = read_windows(video, runner.manifest.clip, views, watch)
+    watch.switch("open")
+    parts, length_s = question.views, 0.0
+    if question.part_s is not None:
+        length_s = duration_s(video)
+        parts = min(MAX_PARTS, max(1, round(length_s / question.part_s)))
+    clips = read_windows(video, runner.manifest.clip, parts, watch)
     watch.switch("infer")
-    logits = runner.predict(clips)
+    batches = [runner.predict(clips[start : start + BATCH_CLIPS]) for start in range(0, parts, BATCH_CLIPS)]
     watch.switch("post")
-    predictions = top_labels(probabilities(logits).mean(axis=0), runner.manifest.labels, top_k)
+    shares = probabilities(np.concatenate(batches))
+    labels = runner.manifest.labels
+    predictions = top_labels(shares.mean(axis=0), labels, question.top_k)
+    timeline = []
+    if question.part_s is not None:
+        best = [top_labels(part, labels, 1)[0] for part in shares]
+        timeline = [Part(n * length_s / parts, (n + 1) * length_s / parts, *found) for n, found in enumerate(best)]
     watch.switch("")
-    return Answer(str(video), predictions, {part: watch.spent_ms(part) for part in PARTS})
+    return Answer(str(video), predictions, {part: watch.spent_ms(part) for part in PARTS}, timeline)
 
 
-def try_label_video(runner: Runner, video: Path, top_k: int = 5, views: int = 1) -> Answer:
+def try_label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTION) -> Answer:
     """The same, with the error in the answer instead of raised, so that one bad video does not stop the others."""
     try:
-        return label_video(runner, video, top_k, views)
+        return label_video(runner, video, question)
     except CpdError as error:
-        return Answer(str(video), [], dict.fromkeys(PARTS, 0.0), str(error))
+        return Answer(str(video), [], dict.fromkeys(PARTS, 0.0), error=str(error))
 
 
 def probabilities(logits: Logits) -> NDArray[np.float64]:

@@ -192,6 +192,22 @@ def test_a_name_that_looks_like_a_protocol_is_a_file(write_video: WriteVideo, mo
     assert video.read_clip(Path("http:clip.avi"), SPEC).shape == SPEC.shape
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("libx264", ".mp4"), ("libvpx-vp9", ".webm"), ("mjpeg", ".avi"), ("libx264", ".h264")]
+)
+def test_duration(write_video: WriteVideo, codec: str, suffix: str) -> None:
+    path = write_video(ramp(26), codec, f"clip{suffix}")
+    assert video.duration_s(path) == pytest.approx(26 / 25, abs=0.05)
+
+
+def test_a_playlist_of_files_is_refused(write_video: WriteVideo, tmp_path: Path) -> None:
+    segment = write_video(ramp(10), "libx264", "secret.ts")
+    path = tmp_path / "clip.mp4"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{segment.name}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError, match=r"clip\.mp4: "):
+        video.read_clip(path, SPEC)
+
+
 def test_a_playlist_cannot_make_the_server_call_out(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")

@@ -8,7 +8,7 @@ import pytest
 
 from cpd.errors import EngineError, VideoError
 from cpd_serve.batch import label_videos
-from cpd_serve.labelling import PARTS, label_video, probabilities, top_labels
+from cpd_serve.labelling import MAX_PARTS, PARTS, Question, label_video, probabilities, top_labels
 from cpd_serve.runner import open_runner
 
 WriteVideo = Callable[..., Path]
@@ -41,7 +41,7 @@ def test_labels_come_most_probable_first() -> None:
 def test_a_video_gets_its_label_and_its_times(write_video: WriteVideo, colour_model: Path) -> None:
     path = write_video(coloured((10, 10, 240)))
     with open_runner(colour_model) as runner:
-        answer = label_video(runner, path, top_k=2)
+        answer = label_video(runner, path, Question(top_k=2))
     assert [label for label, _ in answer.predictions] == ["blue", "red"]
     assert answer.predictions[0][1] > 0.99
     assert tuple(answer.spent_ms) == PARTS
@@ -53,9 +53,24 @@ def test_views_are_averaged(write_video: WriteVideo, tmp_path: Path, write_model
     model = write_model(tmp_path / "sharp.onnx", scale=1000.0)
     path = write_video(coloured((240, 0, 0), (240, 0, 0), (0, 0, 240)))
     with open_runner(model) as runner:
-        answer = label_video(runner, path, views=3)
+        answer = label_video(runner, path, Question(views=3))
     assert answer.predictions[0] == ("red", pytest.approx(2 / 3, abs=1e-3))
     assert answer.predictions[1] == ("blue", pytest.approx(1 / 3, abs=1e-3))
+
+
+def test_a_timeline_labels_each_part(write_video: WriteVideo, colour_model: Path) -> None:
+    path = write_video(coloured((240, 0, 0), (0, 240, 0), (0, 0, 240), (0, 0, 240), count=100), "libx264")
+    with open_runner(colour_model) as runner:
+        answer = label_video(runner, path, Question(part_s=1.0))
+        long = label_video(runner, path, Question(part_s=100.0))
+        short = label_video(runner, path, Question(part_s=0.001))
+    assert [part.label for part in answer.timeline] == ["red", "green", "blue", "blue"]
+    assert [part.start_s for part in answer.timeline] == [0.0, 1.0, 2.0, 3.0]
+    assert answer.timeline[-1].end_s == pytest.approx(4.0)
+    assert answer.predictions[0][0] == "blue"
+    assert answer.to_dict(runner)["timeline"][1]["label"] == "green"
+    assert len(long.timeline) == 1
+    assert len(short.timeline) == MAX_PARTS
 
 
 def test_a_broken_video_is_an_error(tmp_path: Path, colour_model: Path) -> None:
@@ -73,7 +88,7 @@ def test_answers_come_in_order_and_a_bad_video_stops_none(
     paths = [videos[label] for label in labels]
     paths.insert(3, tmp_path / "none.mp4")
     with open_runner(colour_model) as runner:
-        answers = list(label_videos(runner, iter(paths), workers, 1, 1))
+        answers = list(label_videos(runner, iter(paths), workers, Question(top_k=1)))
     assert [answer.video for answer in answers] == [str(path) for path in paths]
     assert answers[3].error == f"{tmp_path}/none.mp4: no such file"
     assert answers[3].predictions == []
@@ -89,7 +104,7 @@ def test_an_endless_list_is_not_read_ahead(write_video: WriteVideo, colour_model
             yield path
 
     with open_runner(colour_model) as runner:
-        answers = label_videos(runner, endless(), 2, 1, 1)
+        answers = label_videos(runner, endless(), 2, Question())
         assert next(answers).predictions[0][0] == "red"
         answers.close()
     assert len(taken) <= 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ def test_a_manifest_that_is_none_is_refused(engine: Path, text: str, message: st
 
 def test_a_manifest_without_engine_is_refused(engine: Path) -> None:
     beside = engine_manifest_path(engine)
-    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"engine": None}))
+    beside.write_text(replace(Manifest.from_json(beside.read_text(), "it"), engine=None).to_json())
     with pytest.raises(EngineError, match="describes no engine"):
         open_runner(engine)
 
