@@ -1,21 +1,30 @@
 """What travels with an exported model, so that it can be served without the project that made it.
 
-Stored as JSON under ``METADATA_KEY`` in an ONNX file's metadata, and beside an engine as ``<engine>.json``.
+Stored as JSON under ``METADATA_KEY`` in an ONNX file's metadata (see ``cpd.onnx_file``), and beside an engine as
+``<engine>.json``. The JSON carries the SHA-256 of its own content, so a manifest that was altered is not believed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
 
 METADATA_KEY = "cpd.manifest"
 SCHEMA = 1
+SEAL = "sha256"
+"""Key of the digest of everything else in the JSON."""
+ONNX_NAME = re.compile(r"[^/\\:\0]+\.onnx")
+"""A file name in the same folder, on any system."""
 
+Role = Literal["teacher", "student"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -28,20 +37,20 @@ class EngineInfo:
     version: str
     """Full version of that module."""
     target: str
-    """GPU name and compute capability it was built on, or the capabilities it was built for."""
+    """GPU and compute capability it was built on, or the capabilities it was built for; a + means later ones too."""
     onnx: str
     """File name of the ONNX model it was built from, in the same folder."""
     onnx_sha256: str
     engine_sha256: str
     options: dict[str, Any] = field(default_factory=dict)
-    """Build options: profiles, workspace_bytes, version_compatible, hardware_compatible …"""
+    """Build options: max_batch, workspace_bytes, version_compatible, hardware_compatible …"""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The description of one exported model."""
 
-    role: Literal["teacher", "student"]
+    role: Role
     model: str
     """Architecture, such as tsm-resnet18."""
     labels: tuple[str, ...]
@@ -58,13 +67,20 @@ class Manifest:
     """Floating-point operations for one clip: two for a multiply-add."""
     accuracy: dict[str, float] = field(default_factory=dict)
     """Fractions measured at export, such as {"top1": 0.91, "top5": 1.0}; empty where not measured."""
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Of one clip in onnxruntime on the exporting machine's CPU, such as {"p50": 1.3}; empty where not measured."""
     versions: dict[str, str] = field(default_factory=dict)
     """Packages that made the file."""
+    graph_sha256: str = ""
+    """Of the ONNX file without this manifest (``cpd.onnx_file.graph_sha256``); empty where it was not recorded."""
+    streaming: bool = False
+    """Whether the graph takes one frame and its caches instead of a whole clip."""
     engine: EngineInfo | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+        values = asdict(self)
+        return json.dumps({**values, SEAL: _digest(values)}, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
@@ -75,7 +91,7 @@ class Manifest:
             where: what to call its source in an error.
 
         Raises:
-            EngineError: not a manifest, one of a newer schema, or one with missing, unknown or impossible values.
+            EngineError: not a manifest, altered, of a newer schema, or with missing, unknown or impossible values.
         """
         try:
             values = json.loads(text)
@@ -83,25 +99,68 @@ class Manifest:
                 raise ValueError("not a JSON object")
             if values.get("schema") != SCHEMA:
                 raise ValueError(f"schema {values.get('schema')!r}, this version reads {SCHEMA}")
-            unknown = sorted(set(values) - {f.name for f in fields(cls)})
-            if unknown:
-                raise ValueError(f"unknown keys {', '.join(unknown)}")
+            seal = values.pop(SEAL, None)
+            _refuse_unknown(values, cls)
+            if seal != _digest(values):
+                raise ValueError("it was altered since it was written (its SHA-256 differs)")
+            _check(values)
             engine = values.pop("engine", None)
-            labels = values.pop("labels")
-            if not labels or not all(isinstance(label, str) for label in labels):
-                raise ValueError("labels must be a list of names")
-            if engine is not None and Path(engine["onnx"]).name != engine["onnx"]:
-                raise ValueError(f"engine.onnx must be a file name in the same folder, got {engine['onnx']!r}")
             return cls(
-                labels=tuple(labels),
+                labels=tuple(values.pop("labels")),
                 clip=ClipSpec.from_dict(values.pop("clip")),
-                engine=EngineInfo(**engine) if engine is not None else None,
+                engine=_engine_info(engine) if engine is not None else None,
                 **values,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EngineError(f"{where}: its manifest cannot be used: {error}", "export the model again") from error
 
 
 def engine_manifest_path(engine: Path) -> Path:
     """Where an engine's manifest lies: student.trt -> student.trt.json."""
     return engine.with_name(engine.name + ".json")
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Hex SHA-256 of the values, however they are indented and ordered."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type) -> None:
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
+    if unknown:
+        raise ValueError(f"unknown keys {', '.join(unknown)}")
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raises ValueError for a value that no exporter writes; a seal does not make a value possible."""
+    labels = values["labels"]
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels must be a list of names")
+    if len(set(labels)) != len(labels):
+        raise ValueError("labels must differ")
+    for name, allowed in (("role", get_args(Role)), ("precision", get_args(Precision))):
+        if values[name] not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {values[name]!r}")
+    for name in ("opset", "parameters", "flops"):
+        if type(values.get(name, 0)) is not int or values.get(name, 0) < 0:
+            raise ValueError(f"{name} must be a count, got {values[name]!r}")
+    for name in ("model", "checkpoint_sha256", "data_sha256", "graph_sha256"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{name} must be text, got {values[name]!r}")
+    for name in ("accuracy", "latency_ms"):
+        if not all(
+            isinstance(number, int | float) and math.isfinite(number) for number in values.get(name, {}).values()
+        ):
+            raise ValueError(f"{name} must hold numbers")
+    if type(values.get("streaming", False)) is not bool:
+        raise ValueError(f"streaming must be true or false, got {values['streaming']!r}")
+
+
+def _engine_info(values: dict[str, Any]) -> EngineInfo:
+    _refuse_unknown(values, EngineInfo)
+    texts = [name for name in values if name != "options"]
+    if not all(isinstance(values[name], str) for name in texts) or not isinstance(values.get("options", {}), dict):
+        raise ValueError("engine must hold text, and its options a mapping")
+    if not ONNX_NAME.fullmatch(values["onnx"]):
+        raise ValueError(f"engine.onnx must be a file name in the same folder, got {values['onnx']!r}")
+    return EngineInfo(**values)

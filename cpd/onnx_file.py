@@ -1,0 +1,116 @@
+"""The manifest inside an ONNX file, and the proof that the file is the one it describes; read without ONNX itself.
+
+An ONNX file is a protobuf message (https://protobuf.dev/programming-guides/encoding) whose top-level fields hold the
+graph, the operator sets and the metadata. Telling these fields apart is all that is needed here, so a device checks a
+model of any size before a runtime touches it, with nothing installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from cpd.errors import EngineError
+from cpd.manifest import METADATA_KEY, Manifest
+
+GRAPH, METADATA_PROPS = 7, 14
+"""Field numbers in onnx.proto3's ModelProto."""
+KEY, VALUE = 1, 2
+"""Field numbers in its StringStringEntryProto."""
+VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5
+"""Wire types of protobuf."""
+
+
+def read_onnx_manifest(path: Path) -> Manifest:
+    """The manifest of an ONNX file, once the file is proven to be what the manifest describes.
+
+    Raises:
+        EngineError: no ONNX file, damaged, without a manifest, or changed since it was exported.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return manifest_of(data, str(path))
+
+
+def manifest_of(data: bytes, where: str) -> Manifest:
+    """``read_onnx_manifest`` for a file that is already in memory; ``where`` names it in an error."""
+    again = "export it with cpd-pipeline run"
+    try:
+        texts = [value for key, value in _metadata(data) if key == METADATA_KEY]
+        digest = graph_sha256(data)
+    except ValueError as error:
+        raise EngineError(f"{where}: not an ONNX file, or a damaged one: {error}", again) from error
+    if len(texts) != 1:
+        count = "no" if not texts else "more than one"
+        raise EngineError(f"{where}: has {count} {METADATA_KEY} in its metadata", again)
+    manifest = Manifest.from_json(texts[0], where)
+    if manifest.graph_sha256 and manifest.graph_sha256 != digest:
+        raise EngineError(f"{where}: was changed since it was exported (SHA-256 differs)", "export it again")
+    return manifest
+
+
+def graph_sha256(data: bytes) -> str:
+    """Hex SHA-256 of an ONNX file without its metadata, so that the metadata can hold it.
+
+    Raises:
+        ValueError: not a whole protobuf message with a graph in it.
+    """
+    digest, has_graph = hashlib.sha256(), False
+    view = memoryview(data)
+    for number, start, _, end in _fields(data):
+        has_graph = has_graph or number == GRAPH
+        if number != METADATA_PROPS:
+            digest.update(view[start:end])
+    if not has_graph:
+        raise ValueError("it holds no graph")
+    return digest.hexdigest()
+
+
+def _metadata(data: bytes) -> Iterator[tuple[str, str]]:
+    """Each key and value of the model's metadata."""
+    for number, _, content, end in _fields(data):
+        if number == METADATA_PROPS:
+            entry = data[content:end]
+            parts = {inner: entry[begin:stop] for inner, _, begin, stop in _fields(entry)}
+            yield parts.get(KEY, b"").decode(), parts.get(VALUE, b"").decode()
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, start, start of its content, end) of each field of a message.
+
+    Raises:
+        ValueError: the bytes are no whole message.
+    """
+    at = 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        content, kind = at, tag & 7
+        if kind == VARINT:
+            _, at = _varint(data, at)
+        elif kind == COUNTED:
+            size, content = _varint(data, at)
+            at = content + size
+        elif kind in (EIGHT_BYTES, FOUR_BYTES):
+            at += 8 if kind == EIGHT_BYTES else 4
+        else:
+            raise ValueError(f"byte {start} starts no field")
+        if at > len(data):
+            raise ValueError(f"it ends within the field at byte {start}")
+        yield tag >> 3, start, content, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, least significant first, and where the next byte lies."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("it ends within a number")
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+    raise ValueError("a number in it never ends")

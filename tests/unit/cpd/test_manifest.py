@@ -1,0 +1,175 @@
+"""Manifests survive the way to a device, and nothing that was altered on it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpd.clip import ClipSpec
+from cpd.errors import EngineError
+from cpd.manifest import SEAL, EngineInfo, Manifest, _digest
+from cpd.onnx_file import graph_sha256, manifest_of, read_onnx_manifest
+
+ENGINE = EngineInfo(
+    "tensorrt_rtx", "1.7", "compute capability 8.0+", "student.onnx", "1" * 64, "2" * 64, {"max_batch": 8}
+)
+MANIFEST = Manifest(
+    "student", "tsm-tiny", ("wave", "clap"), ClipSpec(resize=(48, 96), crop=(40, 80)), "int8", 18, "3" * 64, "4" * 64,
+    parameters=7, flops=9, accuracy={"top1": 0.5}, latency_ms={"p50": 1.25}, versions={"torch": "2.13"}, engine=ENGINE,
+)  # fmt: skip
+TEXT = MANIFEST.to_json()
+
+
+def sealed(**changes: Any) -> str:
+    """A manifest altered by someone who knows how to seal it."""
+    values = json.loads(TEXT) | changes
+    del values[SEAL]
+    return json.dumps({**values, SEAL: _digest(values)})
+
+
+def test_a_manifest_comes_back_as_it_was() -> None:
+    assert Manifest.from_json(TEXT, "it") == MANIFEST
+    assert Manifest.from_json(json.dumps(json.loads(TEXT)), "it") == MANIFEST, "another layout is the same manifest"
+    without = replace(MANIFEST, engine=None)
+    assert Manifest.from_json(without.to_json(), "it") == without
+
+
+def test_no_altered_byte_is_believed() -> None:
+    for at, was in enumerate(TEXT):
+        for byte in {chr(ord(was) ^ 1), "0", "}", "\x00"} - {was}:
+            try:
+                read = Manifest.from_json(TEXT[:at] + byte + TEXT[at + 1 :], "it")
+            except EngineError:
+                continue
+            assert read == MANIFEST, f"{was!r} became {byte!r} at {at}"
+
+
+@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner)).map(json.dumps))
+def test_anything_else_is_no_manifest(text: str) -> None:
+    with pytest.raises(EngineError, match="it: its manifest cannot be used"):
+        Manifest.from_json(text, "it")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "schema 2, this version reads 1"),
+        ({"lables": []}, "unknown keys lables"),
+        ({"labels": []}, "labels must be a list of names"),
+        ({"labels": "wave"}, "labels must be a list of names"),
+        ({"labels": ["wave", 3]}, "labels must be a list of names"),
+        ({"labels": ["wave", "wave"]}, "labels must differ"),
+        ({"precision": "fp8"}, "precision must be one of fp32, fp16, int8, got 'fp8'"),
+        ({"precision": ["int8"]}, "precision must be one of"),
+        ({"role": "pupil"}, "role must be one of teacher, student"),
+        ({"opset": -1}, "opset must be a count"),
+        ({"opset": True}, "opset must be a count"),
+        ({"model": 3}, "model must be text"),
+        ({"accuracy": {"top1": "high"}}, "accuracy must hold numbers"),
+        ({"latency_ms": {"p50": float("nan")}}, "latency_ms must hold numbers"),
+        ({"streaming": "yes"}, "streaming must be true or false"),
+        ({"clip": {"frames": 0}}, "frames must be at least 1"),
+        ({"clip": {"fps": 3}}, "unknown keys in a clip specification: fps"),
+        ({"engine": {}}, "'onnx'"),
+        ({"engine": []}, "list"),
+        ({"engine": {"flavor": "x"}}, "unknown keys flavor"),
+    ],
+)
+def test_impossible_values_are_named_even_under_a_right_seal(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        Manifest.from_json(sealed(**changes), "it")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../student.onnx",
+        "/etc/passwd",
+        "..",
+        ".",
+        "",
+        "a\\b.onnx",
+        "c:x.onnx",
+        "a\0.onnx",
+        "/x.onnx",
+        "x/y.onnx",
+        "passwd",
+    ],
+)
+def test_an_engine_names_a_model_beside_it_and_nothing_elsewhere(name: str) -> None:
+    engine = json.loads(TEXT)["engine"] | {"onnx": name}
+    with pytest.raises(EngineError, match=r"engine\.onnx must be a file name in the same folder"):
+        Manifest.from_json(sealed(engine=engine), "it")
+
+
+def test_a_missing_value_is_named() -> None:
+    values = json.loads(TEXT)
+    del values["labels"], values[SEAL]
+    with pytest.raises(EngineError, match="labels"):
+        Manifest.from_json(json.dumps({**values, SEAL: _digest(values)}), "it")
+
+
+@pytest.fixture
+def described(write_model: Callable[..., Path], tmp_path: Path) -> Path:
+    """A real ONNX file whose manifest knows its graph."""
+    digest = graph_sha256(write_model(tmp_path / "plain.onnx").read_bytes())
+    return write_model(tmp_path / "model.onnx", graph_sha256=digest)
+
+
+def test_the_manifest_is_read_from_the_file_without_onnx(described: Path) -> None:
+    proto = onnx.load(described)
+    assert read_onnx_manifest(described).to_json() == proto.metadata_props[0].value
+
+
+def test_no_altered_byte_of_a_model_is_believed(described: Path) -> None:
+    data = described.read_bytes()
+    manifest = manifest_of(data, "it")
+    for at in range(len(data)):
+        altered = bytearray(data)
+        altered[at] ^= 1
+        try:
+            read = manifest_of(bytes(altered), "it")
+        except EngineError:
+            continue
+        assert read == manifest
+        assert onnx.load_from_string(bytes(altered)).graph == onnx.load_from_string(data).graph, f"byte {at}"
+
+
+def test_no_part_of_a_model_is_taken_for_all_of_it(described: Path) -> None:
+    data = described.read_bytes()
+    for end in range(len(data)):
+        with pytest.raises(EngineError):
+            manifest_of(data[:end], "it")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_with_one_clear_error(data: bytes) -> None:
+    with pytest.raises(EngineError, match="it: "):
+        manifest_of(data, "it")
+
+
+def test_foreign_and_missing_models_are_named(tmp_path: Path, described: Path) -> None:
+    foreign = onnx.load(described)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, described)
+    with pytest.raises(EngineError, match=r"model\.onnx: has no cpd\.manifest in its metadata"):
+        read_onnx_manifest(described)
+    with pytest.raises(EngineError, match="no such file"):
+        read_onnx_manifest(tmp_path / "absent.onnx")
+    with pytest.raises(EngineError, match="is a directory"):
+        read_onnx_manifest(tmp_path)
+
+
+def test_a_second_manifest_is_refused(described: Path) -> None:
+    proto = onnx.load(described)
+    proto.metadata_props.append(proto.metadata_props[0])
+    with pytest.raises(EngineError, match="more than one"):
+        manifest_of(proto.SerializeToString(), "it")
