@@ -11,8 +11,7 @@ import click
 
 import cpd
 from cpd.errors import CpdError
-from cpd.pipeline import status_of
-from cpd.stages import STAGES, check_data, run_pipeline
+from cpd.stages import STAGES, check_data, pipeline_status, run_pipeline
 
 INSTALL = "install the whole pipeline: pip install 'cpd[cpu]', or 'cpd[cuda]' for a GPU"
 STAGE = click.Choice([stage.name for stage in STAGES])
@@ -117,7 +116,7 @@ def status(config: Path, overrides: tuple[str, ...], output: str | None) -> None
     """Show each stage: done, stale (and why) or missing."""
     from cpd.config_file import load_config
 
-    for stage in status_of(STAGES, load_config(config, _overrides(overrides, output=output))):
+    for stage in pipeline_status(load_config(config, _overrides(overrides, output=output))):
         click.echo(f"{stage.name:<10}{stage.state:<9}{stage.detail}".rstrip())
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpd.errors import CpdError, DataError
-from cpd.pipeline import Stage, run_stages
+from cpd.pipeline import Stage, Status, run_stages, status_of
 
 if TYPE_CHECKING:
     from cpd.config import Data, Model, Pipeline
+    from cpd_train.sources import Found
 
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 """By the verdict of a run."""
@@ -34,11 +35,18 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
     Raises:
         CpdError: a stage failed.
     """
+    _found.cache_clear()
     run_stages(STAGES, config, until, force)
     names = [stage.name for stage in STAGES]
     if until is not None and names.index(until) < names.index("validate"):
         return 0
     return EXIT_CODES[_json(config.run_dir / "validate/validation.json")["verdict"]]
+
+
+def pipeline_status(config: Pipeline) -> list[Status]:
+    """Where each stage of a run stands; changes nothing."""
+    _found.cache_clear()
+    return status_of(STAGES, config)
 
 
 def check_data(config: Pipeline) -> list[str]:
@@ -57,9 +65,15 @@ def check_data(config: Pipeline) -> list[str]:
         return [f"{split:<11}{getattr(rendered, split)} clips a class, to be rendered" for split in SPLITS]
     clips = _found(config.data)
     lines = []
-    for split in dict.fromkeys(clip.split for clip in clips):
+    for split in SPLITS:
         counts = Counter(clip.label for clip in clips if clip.split == split)
         lines.append(f"{split:<11}{counts.total()} clips of {len(counts)} classes: {_class_sizes(counts)}")
+    absent = [str(clip.path) for clip in clips if not clip.path.exists()]
+    if absent:
+        lines.append(f"{'missing':<11}{len(absent)} of {len(clips)} clips do not exist, such as {absent[0]}")
+    if len(absent) > config.data.max_broken_fraction * len(clips):
+        limit = f"data.max_broken_fraction ({config.data.max_broken_fraction:g})"
+        raise DataError(f"{len(absent)} of {len(clips)} clips do not exist, more than {limit} allows: {absent[0]}")
     return lines
 
 
@@ -111,16 +125,15 @@ def _report(config: Pipeline, run_dir: Path) -> str:
 
 def _source_clips(config: Pipeline) -> list[Path]:
     """The videos outside the run folder; none if they cannot be found, which the data stage then explains."""
-    if config.data.rendered is not None:
-        return []
     try:
-        return [clip.path for clip in _found(config.data)]
+        return [clip.path for clip in _found(config.data)] if config.data.rendered is None else []
     except DataError:
         return []
 
 
 @lru_cache(maxsize=1)
-def _found(data: Data) -> Any:
+def _found(data: Data) -> list[Found]:
+    """The clips that a config names; four stages depend on them, and a large data set takes seconds to list."""
     from cpd_train.sources import find_clips
 
     return find_clips(data)

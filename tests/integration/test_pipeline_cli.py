@@ -164,6 +164,11 @@ def test_a_missing_package_is_told_with_the_remedy():
     assert result.stderr.startswith("error: torch is not installed (install the whole pipeline: pip install 'cpd[cpu]'")
 
 
+def test_a_file_that_may_not_be_read_is_named():
+    result = invoke_failing(PermissionError(13, "Permission denied", "/data/list.csv"))
+    assert (result.exit_code, result.stderr) == (1, "error: /data/list.csv: permission denied\n")
+
+
 def test_a_bug_keeps_its_traceback():
     assert isinstance(invoke_failing(ZeroDivisionError()).exception, ZeroDivisionError)
     own = ModuleNotFoundError("No module named 'cpd_train.gone'", name="cpd_train.gone")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cpd.config_file import load_config
-from cpd.errors import CpdError
-from cpd.pipeline import INDIFFERENT, Stage, run_stages
+from cpd.errors import CpdError, DataError
+from cpd.pipeline import INDIFFERENT, Stage, run_stages, status_of
 from cpd.stages import STAGES, check_data
 
 YAML = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\nvalidate: {gates: {top1_min: 0.5}}\n"
@@ -134,3 +134,55 @@ def test_check_data_says_what_would_be_rendered(tmp_path):
     ]
     with pytest.raises(CpdError, match=r"teacher\.checkpoint: there is no file .*nothing\.pth"):
         check_data(load_config(path, ["teacher.checkpoint=nothing.pth"]))
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A pipeline.yaml on a list of two classes in three splits, and the clips it names: 20 for training."""
+    rows = ["path,label,split"]
+    for split, clips in (("train", 10), ("validation", 1), ("test", 2)):
+        for label in ("wave 10", "wave 9"):
+            rows += [f"{split}-{label}-{index}.avi,{label},{split}" for index in range(clips)]
+    for row in rows[1:]:
+        (tmp_path / row.partition(",")[0]).touch()
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML.replace("{rendered: {}}", "{list: clips.csv}"))
+    return path
+
+
+def test_check_data_counts_the_clips_of_every_class(listed):
+    assert check_data(load_config(listed)) == [
+        "train      20 clips of 2 classes: wave 9 10, wave 10 10",
+        "validation 2 clips of 2 classes: wave 9 1, wave 10 1",
+        "test       4 clips of 2 classes: wave 9 2, wave 10 2",
+    ]
+
+
+def test_check_data_names_absent_clips_and_refuses_too_many(listed):
+    (listed.parent / "train-wave 9-3.avi").unlink()
+    lines = check_data(load_config(listed))
+    assert lines[3:] == [f"missing    1 of 26 clips do not exist, such as {listed.parent}/train-wave 9-3.avi"]
+    with pytest.raises(DataError, match=r"1 of 26 clips do not exist, more than data\.max_broken_fraction \(0\.01\)"):
+        check_data(load_config(listed, ["data.max_broken_fraction=0.01"]))
+
+
+def test_a_replaced_clip_or_list_makes_every_stage_that_reads_clips_stale(listed):
+    data = STAGES[0]
+    run_dir = listed.parent / "run"
+
+    def stand_in(config, run_dir):
+        for name in data.outputs(config, run_dir):
+            write(run_dir / name, "the same")
+        return ""
+
+    config = load_config(listed, [f"output={run_dir}"])
+    run_stages([replace(data, run=stand_in)], config)
+    assert [status.state for status in status_of(STAGES[:1], config)] == ["done"]
+    (listed.parent / "train-wave 9-3.avi").write_bytes(b"another take")
+    assert [status.detail for status in status_of(STAGES[:1], config)] == ["the source clips changed since"]
+    (listed.parent / "train-wave 9-3.avi").unlink()
+    (listed.parent / "clips.csv").write_text((listed.parent / "clips.csv").read_text() + "\n")
+    assert status_of(STAGES[:1], config)[0].detail == (
+        f"{listed.parent}/clips.csv changed since; the source clips changed since"
+    )
