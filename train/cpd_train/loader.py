@@ -152,7 +152,7 @@ class ClipLoader:
             return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
         if self._reads(clip, self.device.type):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
-        return _NO_BYTES, read_frames(clip.path, view.indices)
+        return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
 
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)

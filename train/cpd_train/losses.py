@@ -85,8 +85,9 @@ def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True) 
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:
-    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-4
-    return (spectrum.real.square() + spectrum.imag.square() + EPSILON).sqrt() - math.sqrt(EPSILON)
+    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6
+    tiny = 1e-12
+    return (spectrum.real.square() + spectrum.imag.square() + tiny).sqrt() - math.sqrt(tiny)
 
 
 _FORMS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,0 +1,122 @@
+"""The DALI graph on real encoded video, against PyAV and numpy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cpd.clip import ClipSpec
+from cpd.config import Augment
+from cpd.video import read_clip, read_frames
+from cpd_train.loader import ClipLoader
+from cpd_train.prepare import audit
+from cpd_train.sources import Found
+
+SPEC = ClipSpec(frames=4, resize=24, crop=(16, 16))
+CPU = torch.device("cpu")
+
+
+def moving_square(rng, frames=11, height=36, width=48):
+    """A bright square on a smooth background, somewhere else in every frame."""
+    ramp = np.linspace(20, 120, width) + np.linspace(0, 60, height)[:, None]
+    video = np.repeat(ramp[None, ..., None], frames, 0).repeat(3, -1)
+    for t in range(frames):
+        top, left = rng.integers(0, height - 10), rng.integers(0, width - 10)
+        video[t, top : top + 10, left : left + 10] = rng.integers(100, 255, 3)
+    return video.astype(np.uint8)
+
+
+@pytest.fixture
+def clips(write_video):
+    """Six clips of as many codecs and kinds, three of which DALI decodes itself on a CPU."""
+    rng = np.random.default_rng(0)
+    paths = [
+        write_video(moving_square(rng), "mjpeg", "a.avi"),
+        write_video(moving_square(rng, frames=3), "libvpx", "b.webm"),
+        write_video(moving_square(rng, height=48, width=36), "libvpx-vp9", "c.webm"),
+        write_video(moving_square(rng, frames=30), "libx264", "d.mp4"),
+        write_video(moving_square(rng), "mpeg4", "e.avi"),
+        write_video(moving_square(rng), "libx264", "f.mp4", rotation=90),
+    ]
+    clips, broken = audit([Found(path, "xy"[n % 2], "train", str(path)) for n, path in enumerate(paths)])
+    assert not broken
+    return clips
+
+
+def loader_of(clips, cache_bytes=0, batch_size=4):
+    return ClipLoader(clips, ("x", "y"), SPEC, batch_size, CPU, cache_bytes)
+
+
+def all_frames(batches):
+    return torch.cat([batch.frames for batch in batches]).numpy()
+
+
+def test_every_codec_goes_through_one_graph_in_order(clips):
+    batches = list(loader_of(clips).evaluate())
+    assert [batch.frames.shape for batch in batches] == [(4, *SPEC.shape), (2, *SPEC.shape)]
+    assert all(batch.frames.dtype == torch.uint8 for batch in batches)
+    assert [row for batch in batches for row in batch.rows] == [0, 1, 2, 3, 4, 5]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_dali_decodes_the_same_pixels_as_pyav(clips):
+    """With nothing to resize or crop, DALI's own decoder and PyAV's give the same bytes."""
+    for clip in clips[:3]:
+        whole = ClipSpec(frames=4, resize=(clip.height, clip.width), crop=(clip.height, clip.width))
+        (batch,) = ClipLoader([clip], ("x", "y"), whole, 1, CPU).evaluate()
+        count = len(clip.times_s)
+        indices = np.minimum(((np.arange(4) + 0.5) / 4 * count).astype(np.int64), count - 1)
+        np.testing.assert_array_equal(batch.frames[0].numpy(), read_frames(clip.path, indices))
+
+
+def test_training_and_serving_see_the_same_clip(clips):
+    trained = all_frames(loader_of(clips).evaluate()).astype(int)
+    for clip, seen in zip(clips, trained, strict=True):
+        assert np.abs(read_clip(clip.path, SPEC) - seen).mean() < 1, clip.path.name
+
+
+def test_a_cache_changes_nothing_that_is_seen(clips):
+    augment = Augment(flip=True, crop_scale=(0.6, 1.0), brightness=0.2, contrast=0.2)
+    cached, plain = loader_of(clips, cache_bytes=10**7), loader_of(clips)
+    for epoch in range(2):
+        np.testing.assert_array_equal(
+            all_frames(cached.train(augment, 0, epoch)), all_frames(plain.train(augment, 0, epoch))
+        )
+    np.testing.assert_array_equal(all_frames(cached.evaluate()), all_frames(plain.evaluate()))
+
+
+def test_a_full_cache_decodes_the_rest(clips):
+    one_clip = 11 * 24 * 32 * 3
+    np.testing.assert_array_equal(
+        all_frames(loader_of(clips, cache_bytes=one_clip).evaluate()), all_frames(loader_of(clips).evaluate())
+    )
+
+
+def test_mirrors_crops_and_light_do_what_their_numbers_say(clips):
+    """A view's numbers, carried out in numpy: exact but for rounding."""
+    augment = Augment(flip=True, brightness=0.5)
+    clip = replace(clips[0], label="x")
+    loader = loader_of([clip] * 8, batch_size=8)
+    from cpd_train.sampling import training_views
+
+    views = training_views(loader.clips, loader.labels, SPEC, augment, 3, 0)
+    (batch,) = loader.train(augment, 3, 0)
+    (still,) = ClipLoader([clip], ("x", "y"), ClipSpec(frames=11, resize=24, crop=(24, 24)), 1, CPU).evaluate()
+    assert {view.mirror for view in views} == {True, False}
+    for view, seen in zip(views, batch.frames.numpy(), strict=True):
+        # the plain loader crops the middle 24 of 32 columns; compare what both see
+        top, left, bottom, right = (int(edge) for edge in view.box)
+        low, high = max(left, 4), min(right, 28)
+        expected = still.frames[0].numpy()[view.indices, top:bottom, low - 4 : high - 4].astype(float) * view.brightness
+        seen = seen[:, :, ::-1] if view.mirror else seen
+        np.testing.assert_allclose(seen[:, :, low - left : high - left], expected.clip(0, 255), atol=1)
+
+
+def test_an_epoch_can_be_left_early_and_errors_come_through(clips):
+    loader = loader_of(clips, batch_size=1)
+    first = next(loader.evaluate())
+    assert first.rows == [0]
+    gone = loader_of([replace(clips[3], path=clips[3].path.with_name("gone.mp4"))])
+    with pytest.raises(Exception, match=r"gone.mp4: no such file"):
+        list(gone.evaluate())

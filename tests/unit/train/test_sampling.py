@@ -1,0 +1,80 @@
+"""Views: what is drawn, from what seed, and within what bounds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpd.clip import ClipSpec
+from cpd.config import Augment
+from cpd.dataset import Clip
+from cpd_train.sampling import batches, candidate_indices, evaluation_views, training_views
+
+SPEC = ClipSpec(frames=4, resize=20, crop=(16, 16))
+LABELS = ("left", "right")
+
+
+def clip(number=0, label="left", frames=12, height=30, width=40):
+    return Clip(Path(f"{number}.avi"), label, "train", "mjpeg", height, width, 0, 8, np.arange(frames, dtype=float))
+
+
+def test_evaluation_takes_the_middle_of_each_segment_and_of_the_frame():
+    (view,) = evaluation_views([clip()], LABELS, SPEC)
+    assert view.indices.tolist() == [1, 4, 7, 10]
+    assert view.size == (20, 27)
+    assert view.box == (2, 5, 18, 21)
+    assert (view.mirror, view.brightness, view.contrast) == (False, 1.0, 1.0)
+
+
+def test_training_draws_one_frame_of_each_segment():
+    views = training_views([clip(n) for n in range(50)], LABELS, SPEC, Augment(), seed=0, epoch=0)
+    drawn = np.array([view.indices for view in views])
+    assert (drawn // 3 == np.arange(4)).all()
+    assert {tuple(np.unique(column % 3)) for column in drawn.T} == {(0, 1, 2)}
+
+
+def test_an_epoch_is_replayed_by_its_numbers_and_differs_from_others():
+    clips, augment = [clip(n) for n in range(20)], Augment(flip=True, brightness=0.3)
+
+    def told(seed, epoch):
+        return [str(view) for view in training_views(clips, LABELS, SPEC, augment, seed, epoch)]
+
+    assert told(1, 2) == told(1, 2)
+    assert told(1, 2) != told(1, 3)
+    assert told(1, 2) != told(2, 2)
+
+
+def test_a_mirrored_clip_takes_the_label_it_is_mapped_to():
+    clips = [clip(n, LABELS[n % 2]) for n in range(40)]
+    swap = Augment(flip=True, flip_labels={"left": "right", "right": "left"})
+    for view in training_views(clips, LABELS, SPEC, swap, 0, 0):
+        own = LABELS.index(clips[view.row].label)
+        assert view.label == (1 - own if view.mirror else own)
+
+
+def test_flips_are_off_unless_asked_for():
+    views = training_views([clip(n) for n in range(40)], LABELS, SPEC, Augment(), 0, 0)
+    assert not any(view.mirror for view in views)
+
+
+def test_random_crops_stay_inside_the_frame_and_within_their_scale():
+    augment = Augment(crop_scale=(0.5, 1.0))
+    for view in training_views([clip(n) for n in range(200)], LABELS, SPEC, augment, 0, 0):
+        top, left, bottom, right = view.box
+        assert 0 <= top < bottom <= view.size[0]
+        assert 0 <= left < right <= view.size[1]
+        assert 8 <= bottom - top <= 16
+
+
+@pytest.mark.parametrize("frames", [1, 3, 12, 500])
+def test_a_cache_of_candidates_holds_every_frame_a_view_can_ask_for(frames):
+    clips = [clip(n, frames=frames) for n in range(30)]
+    held = set(candidate_indices(clips[0], SPEC).tolist())
+    views = training_views(clips, LABELS, SPEC, Augment(), 0, 0) + evaluation_views(clips, LABELS, SPEC)
+    assert all(set(view.indices.tolist()) <= held for view in views)
+
+
+def test_batches_leave_out_a_last_one_that_is_not_full_when_asked():
+    views = evaluation_views([clip(n) for n in range(7)], LABELS, SPEC)
+    assert [len(batch) for batch in batches(views, 3, drop_last=True)] == [3, 3]
+    assert [len(batch) for batch in batches(views, 3, drop_last=False)] == [3, 3, 1]
