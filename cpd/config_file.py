@@ -117,6 +117,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         "bool_type": "true or false",
         "string_type": "text" + (" (put it in quotes)" if isinstance(value, int | float) else ""),
         "path_type": "a path",
+        "string_pattern_mismatch": "text of the form {pattern}",
         "model_type": "a section of key: value lines",
         "dict_type": "a section of key: value lines",
         "tuple_type": "a list",
