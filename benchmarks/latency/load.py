@@ -1,6 +1,6 @@
 """A changing background load: what CI runners and shared machines do to a measurement.
 
-    python load.py SEED        runs until it is ended
+    python load.py SEED        runs until it or what started it ends
 
 Phases of 0.3 to 5 s follow each other at random: nothing, one or two programs that compute, one that moves memory,
 one that wakes up and works in bursts.
@@ -9,6 +9,7 @@ one that wakes up and works in bursts.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 
@@ -42,8 +43,9 @@ PHASES = ((), (compute,), (compute, compute), (move_memory,), (burst,), (burst, 
 
 def main(seed: int) -> None:
     random = np.random.default_rng(seed)
+    parent = os.getppid()
     with multiprocessing.Pool(2) as pool:
-        while True:
+        while os.getppid() == parent:
             until_s = time.monotonic() + random.uniform(0.3, 5)
             for program in PHASES[random.integers(len(PHASES))]:
                 pool.apply_async(program, (until_s,))

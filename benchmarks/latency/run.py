@@ -1,6 +1,6 @@
 """How often does a latency check say the wrong thing? Records checks under changing load, then scores them.
 
-    python benchmarks/latency/run.py calibrate               the true slowdowns of the engines, about 4 minutes
+    python benchmarks/latency/run.py calibrate               the true slowdowns of the engines, 3 minutes
     python benchmarks/latency/run.py record --budget-s 600   goes on where it stopped, until 500 checks are recorded
     python benchmarks/latency/run.py score                   table.md and operating-curve.svg, from the recorded samples
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,8 +25,9 @@ from typing import Any
 import click
 import numpy as np
 from engines import write_ladder
+from score import Recorded, operating_curve, table
 
-from cpd_serve.bench_check import Gate, check
+from cpd_serve.bench_check import Gate, Plan, check
 from cpd_serve.bench_decision import centre, interval
 from cpd_serve.bench_machine import machine
 from cpd_serve.bench_rounds import Rounds, log_ratio, run_rounds
@@ -39,7 +42,7 @@ RUNGS = {0: 0, 3: 3, 7: 7, 10: 10}
 """Rungs to add for a slowdown of this many percent."""
 CHECKS = {0: 200, 3: 100, 7: 100, 10: 100}
 LIMIT_FRACTION = 0.05
-SECONDS_A_CHECK = 60.0
+SECONDS_A_CHECK = 120.0
 
 
 @contextmanager
@@ -61,7 +64,7 @@ def load(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["pkill", "-s", str(process.pid)], check=False)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
@@ -89,7 +92,8 @@ def calibrate(seconds: float) -> None:
                 "rounds": len(ratios),
             }
             click.echo(f"{percent} %: {truth[percent]}")
-    CALIBRATION.write_text(json.dumps({"machine": machine(Engine(Path())), "slowdown": truth}, indent=2) + "\n")
+        here = machine(made[0], rounds.opened["baseline"])
+    CALIBRATION.write_text(json.dumps({"machine": here, "slowdown": truth}, indent=2) + "\n")
 
 
 @main.command()
@@ -104,9 +108,8 @@ def record(budget_s: float) -> None:
             if time.monotonic() - start_s > budget_s:
                 break
             percent = int(plan[index])
-            outcome = check(
-                made[percent], made[0], [Gate("latency", LIMIT_FRACTION)], max_s=SECONDS_A_CHECK, seed=index
-            )
+            plan_of_check = Plan((Gate("latency", LIMIT_FRACTION),), max_s=SECONDS_A_CHECK, seed=index)
+            outcome = check(made[percent], made[0], plan_of_check)
             (judged,) = outcome.judged
             entry = {
                 "index": index,
@@ -126,6 +129,21 @@ def record(budget_s: float) -> None:
                 f"{index + 1}/{len(plan)}  {percent:2} %  {judged.decision.status:12} {outcome.elapsed_s:5.1f} s"
                 f"  {rounds} rounds, {repeated} repeated {judged.reason}"
             )
+
+
+@main.command()
+def score() -> None:
+    """Score cpd-bench and other rules on the recorded samples."""
+    checks = [Recorded.of(entry) for entry in recorded()]
+    median_s = np.median([check.elapsed_s for check in checks])
+    lines = [
+        f"{len(checks)} of {sum(CHECKS.values())} checks recorded; median check {median_s:.1f} s",
+        "",
+        *table(checks),
+    ]
+    (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "operating-curve.svg").write_text(operating_curve(checks))
+    click.echo("\n".join(lines))
 
 
 def samples(measured: Rounds) -> dict[str, Any]:

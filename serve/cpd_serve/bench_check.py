@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from cpd_serve.bench_worker import Engine, Opened, Timed, worker_pair
 from cpd_serve.latency import LatencySummary, summarise
 
 Metric = Literal["latency", "throughput", "energy", "size", "memory", "cold-start", "first-inference"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 STARTS: dict[Metric, Callable[[Opened], float]] = {
     "memory": lambda opened: float(opened.peak_memory_bytes),
@@ -43,6 +43,31 @@ class Gate:
 
     metric: Metric
     limit_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to decide."""
+
+    gates: tuple[Gate, ...]
+    percentile: float = 50.0
+    """Of single calls; what the latency gate is about."""
+    error_rate: float = 0.01
+    """Largest probability of failing what is within a limit, and of passing what is not."""
+    max_s: float = 120.0
+    seed: int = 0
+
+    @property
+    def of_rounds(self) -> list[Gate]:
+        return [gate for gate in self.gates if gate.metric not in STARTS and gate.metric != "size"]
+
+    @property
+    def of_starts(self) -> list[Gate]:
+        return [gate for gate in self.gates if gate.metric in STARTS]
+
+    @property
+    def turn_s(self) -> float:
+        return ENERGY_TURN_S if any(gate.metric == "energy" for gate in self.gates) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +88,9 @@ class Facts:
     runtime: str
     provider: str
     size_bytes: int
-    latency: LatencySummary
-    throughput_per_s: float
+    latency: LatencySummary | None
+    """None where no round counts."""
+    throughput_per_s: float | None
     """Clips a second, one call after the other."""
     cold_start_ms: float
     first_inference_ms: float
@@ -81,123 +107,127 @@ class Check:
     judged: list[Judged]
     new: Facts
     baseline: Facts
-    percentile: float
-    error_rate: float
-    margin_fraction: float
+    plan: Plan
+    margin: float
+    """Log-ratio added on both sides of each interval; 0 where both engines were timed together."""
     measured: Rounds
     elapsed_s: float
 
 
-def check(
-    new: Engine,
-    baseline: Engine,
-    gates: Sequence[Gate],
-    *,
-    percentile: float = 50.0,
-    error_rate: float = 0.01,
-    max_s: float = 60.0,
-    seed: int = 0,
-) -> Check:
-    """Measures two engines until every gate is decided, or for ``max_s`` seconds.
+def check(new: Engine, baseline: Engine, plan: Plan, progress: Callable[[Rounds], None] = lambda _: None) -> Check:
+    """Measures two engines until every gate is decided, or for ``plan.max_s`` seconds.
 
     Raises:
         EngineError: an engine cannot be opened, or the two have different inputs or labels.
         CpdError: the machine cannot tell what a gate asks for, or its clock is not stable.
     """
     start_s = time.perf_counter()
-    of_rounds = [gate for gate in gates if gate.metric not in STARTS and gate.metric != "size"]
+
+    def judge_round(gate: Gate, rounds: Rounds) -> Decision:
+        return decide(rounds.log_ratios(statistic(gate.metric, plan.percentile)), gate.limit_fraction, plan.error_rate)
 
     def enough(rounds: Rounds) -> bool:
-        return all(
-            decide(observations(gate, rounds, percentile), gate.limit_fraction, error_rate).status != "inconclusive"
-            for gate in of_rounds
-        ) and len(rounds.rounds) >= rounds_needed(error_rate)
+        progress(rounds)
+        return len(rounds.rounds) >= rounds_needed(plan.error_rate) and all(
+            judge_round(gate, rounds).status != "inconclusive" for gate in plan.of_rounds
+        )
 
     measured = run_rounds(
         new,
         baseline,
-        percentile=percentile,
-        max_s=max_s,
-        seed=seed,
+        percentile=plan.percentile,
+        max_s=plan.max_s,
+        seed=plan.seed,
         enough=enough,
-        turn_s=ENERGY_TURN_S if any(gate.metric == "energy" for gate in gates) else 0.0,
+        turn_s=plan.turn_s,
     )
-    started = run_starts(new, baseline, gates, error_rate, start_s + max_s, seed)
-    elapsed_s = time.perf_counter() - start_s
-    judged = []
-    for gate in gates:
+    decisions = {gate: judge_round(gate, measured) for gate in plan.of_rounds}
+    decisions |= judge_starts(new, baseline, plan, start_s + plan.max_s)
+    for gate in plan.gates:
         if gate.metric == "size":
-            decision = exact(math.log(new.path.stat().st_size / baseline.path.stat().st_size), gate.limit_fraction)
-        else:
-            seen = started[gate.metric] if gate.metric in STARTS else observations(gate, measured, percentile)
-            decision = decide(seen, gate.limit_fraction, error_rate)
-        judged.append(Judged(gate, decision, why_undecided(gate, decision, measured.repeated, error_rate, elapsed_s)))
+            decisions[gate] = exact(new.path.stat().st_size / baseline.path.stat().st_size, gate.limit_fraction)
+    elapsed_s = time.perf_counter() - start_s
+    judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
     return Check(
         verdict=verdict_of(judged),
         judged=judged,
-        new=facts(new, measured.opened["new"], [each.new_s for each in measured.rounds], energy(measured, 0)),
-        baseline=facts(
-            baseline, measured.opened["baseline"], [each.baseline_s for each in measured.rounds], energy(measured, 1)
-        ),
-        percentile=percentile,
-        error_rate=error_rate,
-        margin_fraction=0.0,
+        new=facts(new, measured.opened["new"], measured.rounds, 0),
+        baseline=facts(baseline, measured.opened["baseline"], measured.rounds, 1),
+        plan=plan,
+        margin=0.0,
         measured=measured,
         elapsed_s=elapsed_s,
     )
 
 
-def observations(gate: Gate, rounds: Rounds, percentile: float) -> NDArray[np.float64]:
-    """(rounds,) log-ratios of what a gate is about.
+def statistic(metric: Metric, percentile: float) -> Callable[[Timed], float]:
+    """The log-ratio of a round that a gate is about."""
+    if metric == "energy":
+        return told_energy_ratio
+    return log_mean_ratio if metric == "throughput" else lambda timed: log_ratio(timed, percentile)
 
-    Raises:
-        CpdError: the machine does not tell energy.
-    """
-    statistics: dict[Metric, Callable[[Timed], float]] = {
-        "latency": lambda timed: log_ratio(timed, percentile),
-        "throughput": log_mean_ratio,
-        "energy": log_energy_ratio,
-    }
-    seen = rounds.log_ratios(statistics[gate.metric])
-    if np.isnan(seen).any():
+
+def told_energy_ratio(timed: Timed) -> float:
+    """``log_energy_ratio``, or CpdError where the machine does not tell energy."""
+    ratio = log_energy_ratio(timed)
+    if math.isnan(ratio):
         raise CpdError("this machine does not tell how much energy is used", "leave the energy gate out")
-    return seen
+    return ratio
 
 
-def run_starts(
-    new: Engine, baseline: Engine, gates: Sequence[Gate], error_rate: float, deadline_s: float, seed: int
-) -> dict[Metric, NDArray[np.float64]]:
-    """Starts fresh pairs of processes until the gates that need them are decided, or time is up.
-
-    Returns:
-        (pairs,) log-ratios for each gated metric of ``STARTS``.
-    """
-    needed = [gate for gate in gates if gate.metric in STARTS]
-    seen: dict[Metric, list[float]] = {gate.metric: [] for gate in needed}
-    coin = np.random.default_rng(seed)
-    pairs = 0
-    while needed and (pairs == 0 or time.perf_counter() < deadline_s):
+def judge_starts(new: Engine, baseline: Engine, plan: Plan, deadline_s: float) -> dict[Gate, Decision]:
+    """Starts fresh pairs of processes until the gates that need them are decided, or time is up."""
+    coin = np.random.default_rng(plan.seed)
+    seen: dict[Gate, list[float]] = {gate: [] for gate in plan.of_starts}
+    decisions: dict[Gate, Decision] = {}
+    while seen and (not decisions or time.perf_counter() < deadline_s):
         with worker_pair() as pair:
             opened = start_both(pair, new, baseline, coin)
         check_comparable(new, baseline, opened)
-        pairs += 1
-        for metric, values in seen.items():
-            ours, theirs = (STARTS[metric](opened[name]) for name in ("new", "baseline"))
-            if not (ours and theirs):
-                raise CpdError(f"this machine does not tell {metric}", f"leave the {metric} gate out")
-            values.append(math.log(ours / theirs))
-        needed = [
-            gate
-            for gate in needed
-            if decide(np.asarray(seen[gate.metric]), gate.limit_fraction, error_rate).status == "inconclusive"
-        ]
-    return {metric: np.asarray(values) for metric, values in seen.items()}
+        for gate, ratios in seen.items():
+            ours, theirs = (told_start(gate.metric, opened[name]) for name in ("new", "baseline"))
+            ratios.append(math.log(ours / theirs))
+            decisions[gate] = decide(np.asarray(ratios), gate.limit_fraction, plan.error_rate)
+        if all(decision.status != "inconclusive" for decision in decisions.values()):
+            break
+    return decisions
 
 
-def exact(log_ratio: float, limit_fraction: float) -> Decision:
+def told_start(metric: Metric, opened: Opened) -> float:
+    """What starting told of a metric, or CpdError where the machine does not tell it."""
+    value = STARTS[metric](opened)
+    if not value:
+        raise CpdError(f"this machine does not tell {metric}", f"leave the {metric} gate out")
+    return value
+
+
+def exact(ratio: float, limit_fraction: float) -> Decision:
     """The decision on something that is known without error."""
-    change = math.expm1(log_ratio)
+    change = ratio - 1
     return Decision("pass" if change <= limit_fraction else "fail", change, (change, change), 1)
+
+
+def judged_gate(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, elapsed_s: float) -> Judged:
+    """A decision with the reason why there is none, where there is none."""
+    reason = "" if decision.status != "inconclusive" else why_undecided(gate, decision, measured, plan, elapsed_s)
+    return Judged(gate, decision, reason)
+
+
+def why_undecided(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, elapsed_s: float) -> str:
+    """One sentence for an undecided gate."""
+    disturbed = measured.repeated.total()
+    if disturbed > len(measured.rounds):
+        causes = "; ".join(f"{count} by {cause}" for cause, count in measured.repeated.most_common())
+        return f"{disturbed} of {disturbed + len(measured.rounds)} rounds were disturbed: {causes}"
+    needed = rounds_needed(plan.error_rate)
+    if decision.rounds < needed:
+        return f"only {decision.rounds} rounds in {elapsed_s:.0f} s, a verdict needs at least {needed}"
+    low, high = (f"{end:+.1%}" if end is not None else "any value" for end in decision.interval)
+    busy = f"; the processes waited for a core {measured.waiting_fraction:.0%} of the time"
+    return (
+        f"after {decision.rounds} rounds in {elapsed_s:.0f} s the change lies between {low} and {high}, "
+        f"on both sides of {gate.limit_fraction:+.1%}" + (busy if measured.waiting_fraction > 0.1 else "")
+    )
 
 
 def verdict_of(judged: Sequence[Judged]) -> Status:
@@ -206,43 +236,20 @@ def verdict_of(judged: Sequence[Judged]) -> Status:
     return "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
 
 
-def why_undecided(gate: Gate, decision: Decision, repeated: Counter[str], error_rate: float, elapsed_s: float) -> str:
-    """One sentence for an undecided gate; empty for a decided one."""
-    if decision.status != "inconclusive":
-        return ""
-    disturbed = sum(repeated.values())
-    if disturbed > decision.rounds:
-        causes = "; ".join(f"{count}x {cause}" for cause, count in repeated.most_common())
-        return f"{disturbed} of {disturbed + decision.rounds} rounds were disturbed and do not count: {causes}"
-    if decision.rounds < rounds_needed(error_rate):
-        return (
-            f"only {decision.rounds} rounds in {elapsed_s:.0f} s, a verdict needs at least {rounds_needed(error_rate)}"
-        )
-    low, high = (f"{end:+.1%}" if end is not None else "anything" for end in decision.interval)
-    return (
-        f"after {decision.rounds} rounds in {elapsed_s:.0f} s the change lies between {low} and {high}, "
-        f"which does not settle on which side of {gate.limit_fraction:+.1%} it is"
-    )
-
-
-def facts(engine: Engine, opened: Opened, rounds_s: Sequence[NDArray[np.float64]], energy_j: float | None) -> Facts:
-    """What was seen of one engine, over all rounds that count."""
-    samples_s = np.concatenate([each.ravel() for each in rounds_s]) if rounds_s else np.full(1, np.nan)
+def facts(engine: Engine, opened: Opened, rounds: Sequence[Timed], side: Literal[0, 1]) -> Facts:
+    """What was seen of one engine (0: new, 1: baseline) over all rounds that count."""
+    calls_s: list[NDArray[np.float64]] = [(each.new_s, each.baseline_s)[side].ravel() for each in rounds]
+    samples_s = np.concatenate(calls_s) if calls_s else np.empty(0)
+    energies = [each.energy_j[side] for each in rounds if each.energy_j is not None]
     return Facts(
         path=str(engine.path),
         runtime=opened.runtime,
         provider=opened.provider,
         size_bytes=engine.path.stat().st_size,
-        latency=summarise(samples_s),
-        throughput_per_s=engine.batch / float(np.mean(samples_s)),
+        latency=summarise(samples_s) if calls_s else None,
+        throughput_per_s=engine.batch / float(np.mean(samples_s)) if calls_s else None,
         cold_start_ms=opened.cold_start_s * 1e3,
         first_inference_ms=opened.first_inference_s * 1e3,
         peak_memory_bytes=opened.peak_memory_bytes,
-        energy_mj=None if energy_j is None else energy_j * 1e3,
+        energy_mj=float(np.mean(energies)) * 1e3 if energies and len(energies) == len(rounds) else None,
     )
-
-
-def energy(measured: Rounds, engine: Literal[0, 1]) -> float | None:
-    """Mean joules of a call of one engine; None where the machine does not tell."""
-    told = [each.energy_j[engine] for each in measured.rounds if each.energy_j is not None]
-    return float(np.mean(told)) if told and len(told) == len(measured.rounds) else None

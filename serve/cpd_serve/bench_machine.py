@@ -8,13 +8,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cpd_serve.bench_worker import Engine
+from cpd_serve.bench_worker import Engine, Opened
 from cpd_serve.runner import usable_cpus
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "numpy")
 
 
-def machine(engine: Engine) -> dict[str, str | int | None]:
+def machine(engine: Engine, opened: Opened) -> dict[str, str | int | None]:
     """The machine and the way of measuring, as compared between a baseline and a check."""
     gpu, driver = gpu_and_driver()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -26,14 +26,15 @@ def machine(engine: Engine) -> dict[str, str | int | None]:
         "driver": driver,
         "system": platform.system(),
         **{name: found for name in PACKAGES if (found := _version(name)) is not None},
-        "provider": engine.provider,
+        "runtime": opened.runtime,
+        "provider": opened.provider,
         "threads": engine.threads,
         "batch": engine.batch,
         "from": "frames" if engine.video is None else "clip",
     }
 
 
-HOW = ("provider", "threads", "batch", "from")
+HOW = ("runtime", "provider", "threads", "batch", "from")
 """What the user chose; the rest is the machine."""
 
 

@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineError
 from cpd.manifest import Manifest
-from cpd_serve.latency import WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
+from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
 
 PROBE_STEPS = 4000
 """Fixed work of about 0.1 ms between turns: it tells whether the core itself runs as fast as before."""
 SHIFTS, SHIFT_BYTES = 16, 1 << 16
-TURN_RUNS = 4
 MAX_OPENED_RUNS = 512
 """A round of engines that take long to open is longer, up to this many calls of each."""
 
@@ -172,7 +171,7 @@ def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: in
     """Opens both engines and times each at least ``runs`` times, in turns; all order is drawn from ``seed``.
 
     Args:
-        turn_s: how long a turn lasts at least; ``TURN_RUNS`` calls where 0.
+        turn_s: how long a turn lasts at least; ``BLOCK_RUNS`` calls where 0.
     """
     from cpd_serve.bench_guards import energy_j
     from cpd_serve.runner import open_runner
@@ -188,7 +187,7 @@ def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: in
             calls[side] = _call_of(runner, engine)
         open_s = time.perf_counter() - start_s
         call_s = max(float(np.median(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
-        turn_runs = max(TURN_RUNS, math.ceil(turn_s / call_s))
+        turn_runs = max(BLOCK_RUNS, math.ceil(turn_s / call_s))
         turns = math.ceil(max(runs, min(MAX_OPENED_RUNS, open_s / call_s)) / turn_runs)
         samples_s, probes_s = np.empty((2, turns, turn_runs)), np.empty(turns)
         energies: list[list[float]] = [[], []]

@@ -10,7 +10,6 @@ A runner is timed from call to return. It must return finished results: numpy lo
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +21,13 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64]
 """(runs,) seconds."""
 
-BLOCK_RUNS = 8
-"""Timed calls of one engine before the next has its turn."""
+BLOCK_RUNS = 4
+"""Timed calls of one engine before the next has its turn: a few milliseconds of a small student."""
 WARM_UP_WINDOW_RUNS = 5
 WARM_UP_LIMIT_S = 3.0
 """A machine that never settles is measured as it is: pairing, not waiting, is what makes the comparison fair."""
 STABLE_FRACTION = 0.02
-SLICE_S = 1e-3
-"""Shorter than what schedulers give a program that others wait for (Linux: about 3 ms)."""
+REST_S = 5e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,8 @@ def summarise(samples_s: Samples) -> LatencySummary:
 def measure(runners: Mapping[str, Callable[[], object]], *, runs: int, seed: int = 0) -> dict[str, Samples]:
     """Times every runner ``runs`` times, in turns of ``BLOCK_RUNS`` calls whose order is drawn anew each round.
 
-    Before each turn one call is not counted: it brings the engine's weights back into the caches, which the other
-    engine used meanwhile.
+    Before each turn one call is not counted: it brings the engine's weights back into the caches, which the others
+    used meanwhile.
 
     Returns:
         (runs,) seconds for each runner; equal positions were taken in the same round, and so are pairs.
@@ -85,19 +83,16 @@ def measure(runners: Mapping[str, Callable[[], object]], *, runs: int, seed: int
 
 
 def time_block(run: Callable[[], object], runs: int) -> Samples:
-    """(runs,) seconds of calls in a row, after one that is not counted.
+    """(runs,) seconds of calls in a row, after a short rest and one call that is not counted.
 
-    Every ``SLICE_S`` the core is offered to others, between calls, so that calls run in whole time slices. Without it,
-    with both cores of a small machine busy, half of the 1.7 ms calls were cut in two by other programs, and the median
-    fell between 2 and 6 ms by chance; with it at most an eighth are, and the median stays as on an idle machine.
+    A process that has just slept has a whole time slice before it, so its calls are rarely cut in two by other
+    programs: on two busy cores a quarter of 1.7 ms calls were, instead of half, and the noise of a paired ratio
+    halved. (``sched_yield`` instead of sleep made rounds three times longer: since Linux 6.18 it forfeits a share.)
     """
+    time.sleep(REST_S)
     run()
     samples_s = np.empty(runs)
-    offered_s = 0.0
     for index in range(runs):
-        if time.perf_counter() - offered_s > SLICE_S:
-            yield_core()
-            offered_s = time.perf_counter()
         start_ns = time.perf_counter_ns()
         run()
         samples_s[index] = (time.perf_counter_ns() - start_ns) / 1e9
@@ -121,11 +116,6 @@ def warm_up(run: Callable[[], object]) -> Samples:
             if later_s >= (1 - STABLE_FRACTION) * earlier_s:
                 break
     return np.asarray(calls_s)
-
-
-def yield_core() -> None:
-    """Lets other programs run now, where they wait for this core."""
-    os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
 
 
 @contextmanager

@@ -1,0 +1,174 @@
+"""Scores rules for latency regressions on recorded checks: how often each fails engines of known slowdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, mannwhitneyu
+
+from cpd_serve.bench_decision import decide
+
+Calls = NDArray[np.float64]
+LIMIT_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The samples of one check."""
+
+    percent: int
+    """True slowdown."""
+    status: str
+    """What cpd-bench said."""
+    elapsed_s: float
+    new: list[Calls]
+    """One (turns, runs) array of seconds a round."""
+    baseline: list[Calls]
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Recorded:
+        sides = ([np.asarray(each) / 1e7 for each in entry[name]] for name in ("new_100ns", "baseline_100ns"))
+        return cls(entry["slowdown_percent"], entry["status"], entry["elapsed_s"], *sides)
+
+
+def fixed_median(new: Calls, old: Calls) -> bool:
+    """More than 5 % between the medians."""
+    return bool(np.median(new) > (1 + LIMIT_FRACTION) * np.median(old))
+
+
+def asv(new: Calls, old: Calls) -> bool:
+    """asv continuous: the ratio of medians above 1.1, and Mann-Whitney's U with p < 0.002."""
+    return bool(np.median(new) > 1.1 * np.median(old)) and mannwhitneyu(new, old).pvalue < 0.002
+
+
+def pytest_benchmark_min(new: Calls, old: Calls) -> bool:
+    """pytest-benchmark --benchmark-compare-fail=min:5%."""
+    return bool(new.min() > (1 + LIMIT_FRACTION) * old.min())
+
+
+def pytest_benchmark_mean(new: Calls, old: Calls) -> bool:
+    """pytest-benchmark --benchmark-compare-fail=mean:5%."""
+    return bool(new.mean() > (1 + LIMIT_FRACTION) * old.mean())
+
+
+def github_action_benchmark(new: Calls, old: Calls) -> bool:
+    """github-action-benchmark's alert-threshold of 200 %, on the mean."""
+    return bool(new.mean() > 2 * old.mean())
+
+
+RULES: dict[str, Callable[[Calls, Calls], bool]] = {
+    "asv (ratio 1.1 and Mann-Whitney)": asv,
+    "pytest-benchmark min:5%": pytest_benchmark_min,
+    "pytest-benchmark mean:5%": pytest_benchmark_mean,
+    "github-action-benchmark (2x)": github_action_benchmark,
+    "5 % on medians": fixed_median,
+}
+OURS = "cpd-bench, limit 5 %, error rate 1 %"
+
+
+def table(checks: Sequence[Recorded]) -> Iterator[str]:
+    """Markdown: the share of checks failed, for each rule and true slowdown, with its 95 % interval."""
+    percents = sorted({check.percent for check in checks})
+    counts = {percent: sum(check.percent == percent for check in checks) for percent in percents}
+    yield "| rule | " + " | ".join(f"true +{percent} % ({counts[percent]} checks)" for percent in percents) + " |"
+    yield "|---|" + "--:|" * len(percents)
+    ours = {percent: [check.status == "fail" for check in checks if check.percent == percent] for percent in percents}
+    yield f"| **{OURS}** | " + " | ".join(share(ours[percent]) for percent in percents) + " |"
+    undecided = {p: [check.status == "inconclusive" for check in checks if check.percent == p] for p in percents}
+    yield "| … undecided | " + " | ".join(share(undecided[percent]) for percent in percents) + " |"
+    timed = [check for check in checks if check.new]
+    for between_jobs in (False, True):
+        for name, rule in RULES.items():
+            failed = {percent: verdicts(rule, timed, percent, between_jobs) for percent in percents}
+            where = ", old from the check before" if between_jobs else ""
+            yield f"| {name}{where} | " + " | ".join(share(failed[percent]) for percent in percents) + " |"
+
+
+def verdicts(
+    rule: Callable[[Calls, Calls], bool], checks: Sequence[Recorded], percent: int, between_jobs: bool
+) -> list[bool]:
+    """A rule's verdicts on the checks of one slowdown; ``between_jobs`` takes the old samples a check earlier, as
+    tools do that keep the numbers of the last job."""
+    found = []
+    for index, check in enumerate(checks):
+        if check.percent == percent and (index or not between_jobs):
+            old = checks[index - 1] if between_jobs else check
+            found.append(rule(flat(check.new), flat(old.baseline)))
+    return found
+
+
+def curve(checks: Sequence[Recorded], slowdowns: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Share failed at each slowdown, from the checks of an engine against itself with the new side scaled.
+
+    A check that stopped early goes on with the rounds of the checks after it.
+    """
+    same = [check for check in checks if check.percent == 0 and check.new]
+    ratios = [np.log([ratio(new, old) for new, old in zip(c.new, c.baseline, strict=True)]) for c in same]
+    endless = [np.concatenate(ratios[index:] + ratios[:index])[:400] for index in range(len(same))]
+    found = {OURS: [[decide(y + np.log1p(s), LIMIT_FRACTION, 0.01).status == "fail" for y in endless]
+                    for s in slowdowns]}  # fmt: skip
+    for name, rule in RULES.items():
+        found[name] = [[rule(flat(c.new) * (1 + s), flat(c.baseline)) for c in same] for s in slowdowns]
+    return {name: np.mean(values, axis=1) for name, values in found.items()}
+
+
+def ratio(new: Calls, old: Calls) -> float:
+    """The ratio of a round, as ``cpd_serve.bench_rounds.log_ratio`` takes it for medians."""
+    groups = max(1, new.size // 8)
+    pairs = zip(np.array_split(new, groups), np.array_split(old, groups), strict=True)
+    return float(np.median([np.median(one) / np.median(other) for one, other in pairs]))
+
+
+def flat(rounds: Sequence[Calls]) -> Calls:
+    return np.concatenate([each.ravel() for each in rounds])
+
+
+def share(verdicts_: Sequence[bool]) -> str:
+    """60.0 % (50 to 70)."""
+    if not verdicts_:
+        return "none"
+    interval = binomtest(sum(verdicts_), len(verdicts_)).proportion_ci(method="exact")
+    return f"{np.mean(verdicts_):.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#b7950b", "#7d3c98", "#616a6b")
+LEFT, TOP, WIDTH, HEIGHT = 60, 20, 520, 300
+
+
+def operating_curve(checks: Sequence[Recorded]) -> str:
+    """SVG: share of checks failed against the true slowdown. Lines: scaled; points: engines that are truly slower."""
+    slowdowns = np.linspace(0, 0.16, 33)
+    lines = curve(checks, slowdowns)
+
+    def x(slowdown: float) -> float:
+        return LEFT + WIDTH * slowdown / 0.16
+
+    def y(fraction: float) -> float:
+        return TOP + HEIGHT * (1 - fraction)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 20} {TOP + HEIGHT + 150}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for percent in range(0, 17, 2):
+        parts.append(f'<text x="{x(percent / 100)}" y="{TOP + HEIGHT + 18}" text-anchor="middle">{percent}</text>')
+    for fraction in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<path d="M{LEFT} {y(fraction)}h{WIDTH}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(fraction) + 4}" text-anchor="end">{fraction:.0%}</text>')
+    parts.append(f'<path d="M{x(0.05)} {TOP}v{HEIGHT}" stroke="#999" stroke-dasharray="4"/>')
+    parts.append(f'<text x="{x(0.08)}" y="{TOP + HEIGHT + 36}" text-anchor="middle">true slowdown, percent</text>')
+    for index, ((name, shares), colour) in enumerate(zip(lines.items(), COLOURS, strict=True)):
+        points = " ".join(f"{x(s):.1f},{y(f):.1f}" for s, f in zip(slowdowns, shares, strict=True))
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{1 if index else 2.5}"/>'
+        )
+        parts.append(f'<text x="{LEFT + 10}" y="{TOP + HEIGHT + 56 + 15 * index}" fill="{colour}">{name}</text>')
+    for percent in sorted({check.percent for check in checks}):
+        failed = np.mean([check.status == "fail" for check in checks if check.percent == percent])
+        parts.append(f'<circle cx="{x(percent / 100)}" cy="{y(failed)}" r="4" fill="{COLOURS[0]}"/>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
