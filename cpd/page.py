@@ -91,6 +91,9 @@ UNKNOWN = dict.fromkeys((
 ))  # fmt: skip
 """What may not be known of an engine."""
 
+TERM_COLOURS = 6
+"""Classes term0 to term5 of the style sheet."""
+
 HIGHLIGHTS = ("Top-1 accuracy", "Operations a clip", "Parameters", "Median latency")
 """Comparisons to show at the top."""
 
@@ -215,7 +218,7 @@ def _charts(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[LineCha
     for role, rows in flat.items():
         terms = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss ")))
         if len(terms) > 1:
-            series = [Series(_term(key), f"term{n}", _above_0(_points(rows, key))) for n, key in enumerate(terms)]
+            series = [Series(_term(key), f"term{n % TERM_COLOURS}", _above_0(_points(rows, key))) for n, key in enumerate(terms)]
             charts.append(line_chart(f"Weighted loss terms of the {role}", series, small, small, logarithmic=True))
     return [chart for chart in charts if chart.lines]
 

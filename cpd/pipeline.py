@@ -20,7 +20,7 @@ from cpd.lock import Cause, Digest, Lock, hold, stat_digest
 if TYPE_CHECKING:
     from cpd.config import Pipeline
 
-INDIFFERENT = ("data.cache_gb",)
+INDIFFERENT = ("data.cache_gb", "distill.cache_gb")
 """Settings that change how fast a result is reached, never the result."""
 
 SHOWN_REASONS = 3

@@ -145,7 +145,7 @@ def test_a_missing_section_and_a_bad_name(write):
          "found another document"),
         (b"\xff\xfe\xff", "pipeline.yaml: is not text in UTF-8"),
         (b"name: \x00", "pipeline.yaml: not valid YAML: special characters are not allowed"),
-        (b"[" * 3000, "pipeline.yaml: not valid YAML: it is nested too deeply"),
+        (b"[" * 600, "pipeline.yaml: not valid YAML: it is nested too deeply"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_configuration(write, content, problem):
