@@ -218,7 +218,10 @@ def _charts(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[LineCha
     for role, rows in flat.items():
         terms = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss ")))
         if len(terms) > 1:
-            series = [Series(_term(key), f"term{n % TERM_COLOURS}", _above_0(_points(rows, key))) for n, key in enumerate(terms)]
+            series = [
+                Series(_term(key), f"term{n % TERM_COLOURS}", _above_0(_points(rows, key)))
+                for n, key in enumerate(terms)
+            ]
             charts.append(line_chart(f"Weighted loss terms of the {role}", series, small, small, logarithmic=True))
     return [chart for chart in charts if chart.lines]
 
