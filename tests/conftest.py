@@ -57,7 +57,7 @@ def colour_model(tmp_path: Path) -> Path:
     return write_colour_model(tmp_path / "colours.onnx")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_model() -> Callable[..., Path]:
     """Writes a model as ``colour_model`` is, with another manifest, weight or graph."""
     return write_colour_model

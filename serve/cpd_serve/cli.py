@@ -1,4 +1,4 @@
-"""The ``cpd-serve`` command."""
+"""The ``cpd-serve`` command; ``cpd-serve http`` is a command of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import sys
 import click
 
 from cpd.errors import CpdError
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    if sys.argv[1:2] == ["http"]:
+        from cpd_serve.http_cli import http
+
+        http(sys.argv[2:], prog_name="cpd-serve http")
+    label_command(prog_name="cpd-serve")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -30,7 +39,7 @@ from cpd.errors import CpdError
 @click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=click.FloatRange(min=0),
               help="With --stream: seconds over which answers are averaged.")  # fmt: skip
 @click.version_option(package_name="cpd")
-def main(
+def label_command(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
     part_s: float | None, provider: str | None, workers: int | None, explain: bool,
     stream: bool, window_s: float, stride_s: float, smoothing_s: float,
@@ -41,13 +50,15 @@ def main(
     cpd-serve --engine student.onnx --video clip.mp4
     cpd-serve --engine student.onnx clips/ 'more/*.webm' --json
     cpd-serve --engine student.onnx --stream --video rtsp://camera/1
+    cpd-serve http --help
     """
     sources = (*named, *videos)
     if not sources:
         raise click.UsageError("name a video: --video FILE")
     if stream and len(sources) > 1:
         raise click.UsageError("--stream takes one video")
-    from cpd_serve.commands import Question, label, watch
+    from cpd_serve.commands import label, watch
+    from cpd_serve.labelling import Question
 
     try:
         if stream:

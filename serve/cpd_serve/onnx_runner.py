@@ -9,7 +9,7 @@ from typing import Self
 import onnxruntime
 
 from cpd.errors import EngineError
-from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import manifest_of
 from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Frames, Logits, check_frames, usable_cpus
 
@@ -32,8 +32,10 @@ class OnnxRunner:
         self.path = path
         self.provider = choose_provider(provider)
         wanted = [self.provider] if self.provider == SHORT_NAMES["cpu"] else [self.provider, SHORT_NAMES["cpu"]]
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=wanted)
+        data = path.read_bytes()
+        self.manifest = manifest_of(data, str(path))
+        try:  # from memory: what is loaded is what was checked
+            self._session = onnxruntime.InferenceSession(data, session_options(threads), providers=wanted)
         except Exception as error:  # onnxruntime's exceptions share no parent of their own
             raise EngineError(f"{path}: cannot be loaded: {_reason(error)}", "export it again") from error
         if self.provider not in self._session.get_providers():
@@ -42,13 +44,6 @@ class OnnxRunner:
                 "mend its set-up, or use --provider cpu",
             )
         self._session.disable_fallback()
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise EngineError(
-                f"{path}: has no {METADATA_KEY} in its metadata, so its labels and input are unknown",
-                "export it with cpd-pipeline run",
-            )
-        self.manifest = Manifest.from_json(metadata[METADATA_KEY], str(path))
         self._check_signature()
 
     def predict(self, frames: Frames) -> Logits:

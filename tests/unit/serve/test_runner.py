@@ -109,6 +109,16 @@ def test_a_model_of_someone_else_is_named_so(tmp_path: Path) -> None:
         open_runner(tmp_path / "foreign.onnx")
 
 
+def test_a_graph_that_the_runtime_refuses_gives_one_line(tmp_path: Path, write_model: WriteModel) -> None:
+    path = write_model(tmp_path / "odd.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match=r"odd\.onnx: cannot be loaded: ") as raised:
+        open_runner(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_manifest_of_another_graph_is_refused(tmp_path: Path, write_model: WriteModel) -> None:
     path = write_model(tmp_path / "two.onnx", labels=("one", "two"))
     with pytest.raises(EngineError, match="its graph does not match its manifest"):
@@ -124,7 +134,7 @@ def test_a_newer_manifest_is_refused(tmp_path: Path, write_model: WriteModel) ->
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 def test_a_truncated_model_gives_one_line(colour_model: Path, keep: int) -> None:
     colour_model.write_bytes(colour_model.read_bytes()[:keep])
-    with pytest.raises(EngineError, match=r"colours\.onnx: cannot be loaded") as raised:
+    with pytest.raises(EngineError, match=r"colours\.onnx: not an ONNX file, or a damaged one") as raised:
         open_runner(colour_model)
     assert "\n" not in str(raised.value)
 

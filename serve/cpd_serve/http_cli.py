@@ -1,0 +1,43 @@
+"""The ``cpd-serve http`` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cpd.errors import CpdError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--engine", required=True, metavar="FILE", help="The model: an .onnx file or a .trt engine.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--workers", type=click.IntRange(min=1), help="Clips labelled at once.  [default: one a CPU]")
+@click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
+@click.option("--max-upload-mb", default=64.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--max-duration", "duration_s", default=600.0, show_default=True,
+              type=click.FloatRange(min=0, min_open=True), help="Seconds of video in a clip.")  # fmt: skip
+@click.option("--timeout", "label_s", default=60.0, show_default=True,
+              type=click.FloatRange(min=0, min_open=True), help="Seconds to label a clip in.")  # fmt: skip
+@click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
+def http(
+    engine: str, host: str, port: int, workers: int | None, provider: str | None, max_upload_mb: float,
+    duration_s: float, label_s: float, waiting: int,
+) -> None:  # fmt: skip
+    """Label the clips that are posted to an HTTP port.
+
+    \b
+    cpd-serve http --engine student.onnx
+    curl --data-binary @clip.mp4 http://127.0.0.1:8000/label
+    """
+    try:
+        from cpd_serve.http_server import Limits, serve
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error.name} is not installed (pip install 'cpd[http]')")
+    limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)
+    try:
+        serve(engine, provider, host, port, workers, limits)
+    except CpdError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

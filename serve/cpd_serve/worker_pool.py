@@ -1,0 +1,159 @@
+"""Worker processes for the HTTP service: as many as may label at once, replaced when one crashes or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from typing import Any
+
+from cpd.errors import CpdError, EngineError
+
+LINE_BYTES = 1 << 20
+"""Longest answer of a worker."""
+RETRY_S = 1.0
+START_S = 60.0
+"""A worker that has not loaded its model by then never will."""
+
+
+class PoolBusyError(CpdError):
+    """More clips wait than may."""
+
+
+class WorkerLostError(CpdError):
+    """The clip crashed the decoder, or took longer than a clip may."""
+
+
+class WorkerPool:
+    """Labels clips in processes of their own; used as an async context manager."""
+
+    def __init__(
+        self, engine: str, provider: str | None, workers: int, waiting: int, timeout_s: float,
+        on_restart: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            engine: the model's path.
+            provider: as for ``open_runner``.
+            workers: processes, and so clips labelled at once.
+            waiting: clips that may wait for a process; more are refused.
+            timeout_s: a clip that takes longer is given up, and its process killed.
+            on_restart: called whenever a process is replaced.
+        """
+        self._command = [sys.executable, "-m", "cpd_serve.worker", engine, *([provider] if provider else [])]
+        self._workers, self._may_wait, self._timeout_s, self._on_restart = workers, waiting, timeout_s, on_restart
+        self._idle: asyncio.Queue[Process] = asyncio.Queue()
+        self._alive: set[Process] = set()
+        self._replacing: set[asyncio.Task[None]] = set()
+        self.waiting = 0
+        """Clips that wait for a process."""
+
+    async def __aenter__(self) -> WorkerPool:
+        """Starts the processes.
+
+        Raises:
+            EngineError: the model cannot be loaded.
+        """
+        try:
+            await asyncio.gather(*(self._start() for _ in range(self._workers)))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._replacing:
+            task.cancel()
+        for process in list(self._alive):
+            await self._end(process)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a clip sent now would find a process, at once or after those that wait."""
+        return bool(self._alive)
+
+    @property
+    def busy(self) -> int:
+        """Processes that are labelling."""
+        return len(self._alive) - self._idle.qsize()
+
+    async def label(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Sends one request of ``cpd_serve.worker`` to the next free process.
+
+        Raises:
+            PoolBusyError: too many wait already.
+            WorkerLostError: the process crashed or took too long; it is being replaced.
+        """
+        if self._idle.empty() and self.waiting >= self._may_wait:
+            raise PoolBusyError(f"{self._may_wait} clips wait already", "try again later")
+        self.waiting += 1
+        try:
+            process = await self._idle.get()
+        finally:
+            self.waiting -= 1
+        answered = False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                line = await exchange(process, json.dumps(asked))
+            answered = bool(line)
+        except TimeoutError:
+            raise WorkerLostError(f"{asked['name']}: took longer than {self._timeout_s:g} s") from None
+        finally:
+            # Cancelled, too, when the client goes away: the process is then in the middle of a clip nobody waits for.
+            if answered:
+                self._idle.put_nowait(process)
+            else:
+                task = asyncio.create_task(self._replace(process))
+                self._replacing.add(task)
+                task.add_done_callback(self._replacing.discard)
+        if not answered:
+            raise WorkerLostError(f"{asked['name']}: crashed the decoder")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    async def _replace(self, process: Process) -> None:
+        await self._end(process)
+        self._on_restart()
+        while True:
+            try:
+                return await self._start()
+            except EngineError:  # it loaded before: the machine is short of something, which may pass
+                await asyncio.sleep(RETRY_S)
+
+    async def _start(self) -> None:
+        # A session of its own: Ctrl-C is for the service, which then ends its workers.
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, start_new_session=True
+        )
+        self._alive.add(process)
+        try:
+            async with asyncio.timeout(START_S):
+                line = await exchange(process, "")
+        except TimeoutError:
+            line = b""
+        state = json.loads(line or b'{"failed": "the worker process does not start"}')
+        if "failed" in state:
+            await self._end(process)
+            raise EngineError(state["failed"])
+        self._idle.put_nowait(process)
+
+    async def _end(self, process: Process) -> None:
+        self._alive.discard(process)
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def exchange(process: Process, line: str) -> bytes:
+    """Sends a line, if there is one, and gives the next line back; empty where the process has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        if line:
+            process.stdin.write(line.encode() + b"\n")
+            await process.stdin.drain()
+        return await process.stdout.readline()
+    except (ConnectionError, ValueError):
+        return b""

@@ -1,0 +1,339 @@
+"""``cpd-serve http`` as a client meets it: real processes, sockets and clips, and a real browser where there is one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+WriteVideo = Callable[..., Path]
+SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]
+UPLOAD_MB = 0.5
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+
+class Server(NamedTuple):
+    port: int
+    process: subprocess.Popen[str]
+
+    def ask(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET" if body is None else "POST", path, body, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(number) for number in children.split()]
+
+
+@contextmanager
+def serving(engine: Path, *options: str) -> Iterator[Server]:
+    command = [*SERVE, "--engine", str(engine), "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line, process.stderr.read()
+        server = Server(int(line.rsplit(":", 1)[1]), process)
+        wait_until(lambda: reachable(server))
+        try:
+            yield server
+        finally:
+            process.terminate()
+            errors = process.communicate(timeout=30)[1]
+    assert "Traceback" not in errors, errors
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.05)
+
+
+def reachable(server: Server) -> bool:
+    try:
+        return server.ask("/ready").status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "colours.onnx")
+
+
+@pytest.fixture(scope="module")
+def server(engine: Path) -> Iterator[Server]:
+    limits = ["--max-upload-mb", str(UPLOAD_MB), "--max-duration", "20", "--timeout", "20"]
+    with serving(engine, "--workers", "2", *limits) as running:
+        yield running
+
+
+@pytest.fixture
+def red(write_video: WriteVideo) -> bytes:
+    return write_video(np.full((10, 32, 48, 3), (240, 0, 0), np.uint8), "libx264").read_bytes()
+
+
+def test_a_clip_is_labelled(server: Server, red: bytes) -> None:
+    answer = server.ask("/label?top_k=2&name=../../etc/my%20clip.mp4", red)
+    assert answer.status == 200
+    assert answer.json["video"] == "my clip.mp4"
+    assert answer.json["predictions"][0]["label"] == "red"
+    assert len(answer.json["predictions"]) == 2
+    assert answer.json["runtime"] == "onnxruntime"
+    assert answer.json["latency_ms"]["total"] > 0
+    assert set(answer.json["explain_ms"]) == {"open", "decode", "resize", "infer", "post"}
+
+
+def test_a_timeline_comes_back(server: Server, write_video: WriteVideo) -> None:
+    colours = np.repeat(np.array([(240, 0, 0), (0, 0, 240)], np.uint8), 50, axis=0)
+    clip = write_video(np.broadcast_to(colours[:, None, None], (100, 32, 48, 3)), "libvpx-vp9").read_bytes()
+    answer = server.ask("/label?timeline=1", clip)
+    assert [part["label"] for part in answer.json["timeline"]] == ["red", "red", "blue", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "message"),
+    [
+        ("/label", b"not a video", {}, 422, "clip: cannot be opened as a video"),
+        ("/label?name=a.mp4", b"", {}, 400, "the body is empty"),
+        ("/label", b"x" * 600_000, {}, 413, "larger than 500000 bytes"),
+        ("/label", b"x", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "send the clip as the body"),
+        ("/label?top_k=0", b"x", {}, 400, "top_k must be a number from 1 to 1000, got '0'"),
+        ("/label?views=many", b"x", {}, 400, "views must be a number"),
+        ("/label?timeline=nan", b"x", {}, 400, "timeline must be a number"),
+        ("/label?topk=1", b"x", {}, 400, "unknown in the query: topk"),
+    ],
+)
+def test_what_cannot_be_labelled_says_why(
+    server: Server, path: str, body: bytes, headers: dict[str, str], status: int, message: str
+) -> None:
+    answer = server.ask(path, body, headers)
+    assert answer.status == status
+    assert message in answer.json["error"]
+    assert "/tmp" not in answer.json["error"]
+    assert server.ask("/ready").status == 200
+
+
+def test_a_long_clip_is_refused(server: Server, write_video: WriteVideo) -> None:
+    clip = write_video(np.zeros((60, 32, 32, 3), np.uint8), "libx264", fps=2).read_bytes()
+    answer = server.ask("/label", clip)
+    assert answer.status == 422
+    assert answer.json["error"] == "clip: takes 30 s, and the limit is 20 s"
+
+
+def test_a_body_larger_than_it_says_or_without_a_size_is_bounded(server: Server, red: bytes) -> None:
+    def chunked(total: int) -> Answer:
+        chunks = (b"x" * 10_000 for _ in range(total // 10_000))
+        with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
+            connection.request("POST", "/label", chunks, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+            response = connection.getresponse()
+            return Answer(response.status, {}, response.read())
+
+    assert chunked(400_000).status == 422
+    assert chunked(900_000).status == 413
+    with suppress(BrokenPipeError, ConnectionResetError):  # far too much: the server hangs up while we still send
+        assert chunked(20_000_000).status == 413
+    for size in (b"-1", b"1e3", b"99999999999999999999"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            raw.sendall(b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Length: " + size + b"\r\n\r\n")
+            assert raw.recv(100).split()[1] in (b"400", b"413")
+    assert server.ask("/label", red).status == 200
+
+
+def test_a_client_that_goes_away_is_no_trouble(server: Server, red: bytes) -> None:
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            raw.sendall(b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + red[:500])
+    assert server.ask("/label", red).status == 200
+
+
+def test_metrics_count(server: Server, red: bytes) -> None:
+    def labelled() -> float:
+        lines = server.ask("/metrics").body.decode().splitlines()
+        return next(
+            (float(line.split()[1]) for line in lines if line.startswith('cpd_requests_total{status="200"}')), 0
+        )
+
+    before = labelled()
+    server.ask("/label", red)
+    assert labelled() == before + 1
+    text = server.ask("/metrics").body.decode()
+    for name in ("cpd_clip_seconds_bucket", "cpd_worker_restarts_total", "cpd_clips_waiting", "cpd_workers_busy"):
+        assert name in text
+
+
+def test_health_ready_and_wrong_paths(server: Server) -> None:
+    assert server.ask("/health").body == b"ok\n"
+    assert server.ask("/ready").body == b"ready\n"
+    assert server.ask("/nothing").status == 404
+    assert server.ask("/label").status == 405
+
+
+def test_clips_at_once_all_get_their_own_answer(server: Server, write_video: WriteVideo) -> None:
+    colours = {"red": (240, 0, 0), "green": (0, 240, 0), "blue": (0, 0, 240)}
+    clips = {
+        name: write_video(np.full((10, 32, 48, 3), colour, np.uint8), name=f"{name}.avi").read_bytes()
+        for name, colour in colours.items()
+    }
+    names = [*clips] * 8
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda name: server.ask(f"/label?name={name}", clips[name]), names))
+    assert [(answer.status, answer.json["video"]) for answer in answers] == [(200, name) for name in names]
+    assert [answer.json["predictions"][0]["label"] for answer in answers] == names
+
+
+def test_a_crashed_worker_is_replaced(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "1") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)  # as a decoder that hangs
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(server.ask, "/label", red)
+            wait_until(lambda: b"cpd_workers_busy 1.0" in server.ask("/metrics").body)
+            os.kill(worker, signal.SIGKILL)
+            answer = pending.result(30)
+        assert answer.status == 422
+        assert answer.json["error"] == "clip: crashed the decoder"
+        wait_until(lambda: server.ask("/label", red).status == 200)
+        assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
+
+
+def test_a_clip_that_hangs_is_given_up(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "1", "--timeout", "2") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        answer = server.ask("/label", red)
+        assert answer.status == 422
+        assert answer.json["error"] == "clip: took longer than 2 s"
+        wait_until(lambda: server.ask("/label", red).status == 200)
+
+
+def test_more_than_may_wait_are_sent_away(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "1", "--waiting", "1") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(4) as pool:
+            pending = [pool.submit(server.ask, "/label", red) for _ in range(4)]
+            wait_until(lambda: sum(one.done() for one in pending) == 2)
+            os.kill(worker, signal.SIGCONT)
+            answers = [one.result(30) for one in pending]
+        assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
+        busy = next(answer for answer in answers if answer.status == 503)
+        assert busy.headers["retry-after"] == "1"
+        assert "1 clips wait already" in busy.json["error"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None:
+    with serving(engine, "--workers", "2") as server:
+        workers = server.workers()
+        assert len(workers) == 2
+        server.process.send_signal(number)
+        server.process.wait(20)
+        wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def test_mistakes_give_one_line(engine: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = subprocess.run([*SERVE, "--engine", str(engine), "--port", port], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert (
+        result.stderr
+        == f"error: cannot listen on 127.0.0.1:{port}: Address already in use (choose another --host or --port)\n"
+    )
+    result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: none.onnx: no such file")
+
+
+DROP = """
+<script>
+const clip = Uint8Array.from(atob("CLIP"), letter => letter.charCodeAt(0));
+const transfer = new DataTransfer();
+transfer.items.add(new File([clip], "my clip.mp4"));
+document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, cancelable: true}));
+</script>
+"""
+"""Drops a clip on the page, as a user does."""
+
+
+@contextmanager
+def page_with_drop(server: Server, clip: bytes) -> Iterator[str]:
+    """The URL of the service's own page, under its own security policy, with a clip being dropped on it."""
+    page = server.ask("/")
+    drop = DROP.replace("CLIP", base64.b64encode(clip).decode()).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", page.headers["content-type"])
+            self.send_header("Content-Security-Policy", page.headers["content-security-policy"])
+            self.end_headers()
+            self.wfile.write(page.body + drop)
+
+        def do_POST(self) -> None:
+            answer = server.ask(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(answer.status)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}/"
+        proxy.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("good", "shown"), [(True, "red"), (False, "my clip.mp4: cannot be opened as a video")])
+def test_a_clip_dropped_on_the_page_is_labelled(
+    server: Server, red: bytes, tmp_path: Path, good: bool, shown: str
+) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with page_with_drop(server, red if good else b"not a video") as url:
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+                   "--virtual-time-budget=20000", "--dump-dom", url]  # fmt: skip
+        page = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    body = page[: page.index("<script>")]
+    assert shown in body
+    assert ("<meter" in body) == good
+    assert ('title="0.0 to 0.4 s: red' in body) == good
+    assert ('role="alert"' in body) == (not good)
