@@ -1,0 +1,75 @@
+"""From rounds to observations, and from decisions to a verdict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cpd.errors import CpdError
+from cpd_serve.bench_check import Gate, Judged, Plan, exact, statistic, verdict_of, why_undecided
+from cpd_serve.bench_decision import Decision
+from cpd_serve.bench_rounds import Rounds, log_ratio, runs_for
+from cpd_serve.bench_worker import Timed
+
+
+def timed(new_s: np.ndarray, baseline_s: np.ndarray, energy_j: tuple[float, float] | None = None) -> Timed:
+    return Timed(new_s, baseline_s, np.full(len(new_s), 1e-4), 1.0, 0.0, energy_j)
+
+
+def test_a_machine_that_changes_speed_leaves_the_ratio_alone() -> None:
+    speed = np.repeat([1.0, 3.0, 1.0, 3.0], 4)[:, None]  # each pair of turns at another speed
+    baseline_s = speed * np.full((16, 4), 1e-3)
+    assert log_ratio(timed(1.07 * baseline_s, baseline_s), 50) == pytest.approx(math.log(1.07))
+
+
+def test_a_percentile_is_taken_of_enough_calls_to_tell_it() -> None:
+    assert (runs_for(50), runs_for(90), runs_for(99)) == (8, 40, 400)
+    calls_s = np.random.default_rng(0).lognormal(-7, 0.3, (200, 4))
+    assert log_ratio(timed(1.2 * calls_s, calls_s), 99) == pytest.approx(math.log(1.2))
+
+
+def test_throughput_follows_the_mean_and_latency_the_median() -> None:
+    baseline_s = np.full((16, 4), 1e-3)
+    new_s = baseline_s.copy()
+    new_s[::4, 0] = 9e-3  # 1 in 16 calls is nine times as long: the mean grows by half, the median not at all
+    assert statistic("latency", 50)(timed(new_s, baseline_s)) == pytest.approx(0)
+    assert statistic("throughput", 50)(timed(new_s, baseline_s)) == pytest.approx(math.log(1.5))
+
+
+def test_energy_is_compared_where_it_is_told() -> None:
+    calls_s = np.full((16, 4), 1e-3)
+    assert statistic("energy", 50)(timed(calls_s, calls_s, (0.03, 0.02))) == pytest.approx(math.log(1.5))
+    with pytest.raises(CpdError, match="energy"):
+        statistic("energy", 50)(timed(calls_s, calls_s))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict"),
+    [
+        (("pass", "pass"), "pass"),
+        (("pass", "inconclusive"), "inconclusive"),
+        (("inconclusive", "fail", "pass"), "fail"),
+    ],
+)
+def test_one_failed_gate_fails_and_one_undecided_gate_withholds_the_pass(statuses, verdict) -> None:
+    gate = Gate("latency", 0.05)
+    judged = [Judged(gate, Decision(status, 0.0, (0.0, 0.0), 9), "") for status in statuses]
+    assert verdict_of(judged) == verdict
+
+
+def test_what_is_known_exactly_is_decided_exactly() -> None:
+    assert exact(1.05, 0.05 + 1e-12).status == "pass"
+    assert exact(1.051, 0.05).status == "fail"
+
+
+def test_an_undecided_gate_says_why() -> None:
+    gate, plan = Gate("latency", 0.05), Plan((Gate("latency", 0.05),))
+    few = Decision("inconclusive", 0.1, (None, None), 3)
+    assert "only 3 rounds" in why_undecided(gate, few, Rounds(), plan, 2.0)
+    close = Decision("inconclusive", 0.05, (0.041, 0.059), 300)
+    assert "between +4.1% and +5.9%" in why_undecided(gate, close, Rounds(), plan, 120.0)
+    disturbed = Rounds()
+    disturbed.repeated["steal time"] = 40
+    assert "40 of 40 rounds were disturbed: 40 by steal time" in why_undecided(gate, few, disturbed, plan, 120.0)

@@ -1,0 +1,86 @@
+"""What disturbs a round is seen, and only that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpd.errors import CpdError
+from cpd_serve import bench_guards
+from cpd_serve.bench_guards import ClockCheck, Counters, disturbance, energy_j
+from cpd_serve.bench_worker import Timed
+
+
+def timed(
+    new_ms: float = 1.0, slow_calls: int = 0, probes: tuple[float, float] = (1e-4, 1e-4), waiting_s: float = 0.0
+) -> Timed:
+    """A round of 64 calls of each engine; the first ``slow_calls`` of the new one were cut in two."""
+    new_s = np.full((16, 4), new_ms / 1e3)
+    new_s.ravel()[:slow_calls] *= 4
+    return Timed(new_s, np.full((16, 4), 1e-3), np.repeat(probes, 8), 0.2, waiting_s, None)
+
+
+CALM = Counters(cpu_ticks=1000, steal_ticks=10, throttled=0)
+
+
+def test_a_calm_round_counts_however_slow_an_engine_is() -> None:
+    after = Counters(cpu_ticks=1040, steal_ticks=11, throttled=0)
+    assert disturbance(CALM, after, timed()) == ""
+    assert disturbance(CALM, after, timed(new_ms=50)) == ""
+
+
+@pytest.mark.parametrize(
+    ("after", "round_", "word"),
+    [
+        (Counters(1040, 16, 0), timed(), "steal time"),
+        (Counters(1040, 10, 1), timed(), "throttling"),
+        (Counters(1040, 10, 0), timed(probes=(1e-4, 1.2e-4)), "clock change"),
+        (Counters(1040, 10, 0), timed(slow_calls=30, waiting_s=0.1), "busy neighbour"),
+    ],
+)
+def test_each_disturbance_is_named(after: Counters, round_: Timed, word: str) -> None:
+    assert word in disturbance(CALM, after, round_)
+
+
+def test_uneven_calls_on_an_idle_machine_are_the_engine_s_own() -> None:
+    assert disturbance(CALM, Counters(1040, 10, 0), timed(slow_calls=30, waiting_s=0.0)) == ""
+
+
+def test_counters_are_read_from_the_system(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu  10 0 20 300 4 0 1 7 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    for core in (0, 1):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{core}/thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text("2\n")
+    assert Counters.now(tmp_path) == Counters(cpu_ticks=342, steal_ticks=7, throttled=4)
+    assert Counters.now(tmp_path / "elsewhere") == Counters(0, 0, 0)
+
+
+def test_energy_is_the_sum_of_the_packages_or_unknown(tmp_path: Path) -> None:
+    assert energy_j("CPUExecutionProvider", tmp_path) is None
+    for name, microjoules in (("intel-rapl:0", 1_500_000), ("intel-rapl:1", 500_000), ("intel-rapl:0:0", 9_000_000)):
+        folder = tmp_path / "sys/class/powercap" / name
+        folder.mkdir(parents=True)
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
+    assert energy_j("CPUExecutionProvider", tmp_path) == pytest.approx(2.0)
+
+
+def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ClockCheck()
+    time.sleep(0.01)
+    clock.verify()
+    raw_s = bench_guards._raw_s()
+    monkeypatch.setattr(bench_guards, "_raw_s", lambda: raw_s + 3.0)
+    with pytest.raises(CpdError, match="not stable"):
+        clock.verify()
+
+
+def test_a_clock_that_can_jump_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    jumping = time.get_clock_info("time")  # the wall clock, which is set by hand and by NTP
+    monkeypatch.setattr(time, "get_clock_info", lambda _: jumping)
+    with pytest.raises(CpdError, match="can jump"):
+        ClockCheck()
