@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?= cpu
+SERVE ?= serve
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench install clean
+.PHONY: run test check install install-train install-serve images clean
 
 run: install
 	$(BIN)/cpd-pipeline run pipeline.yaml
@@ -18,14 +19,32 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-install: $(VENV)/.installed-$(EXTRA)
+# What the README shows; needs a finished `make run`, and chromium.
+images:
+	$(BIN)/python docs/images/make_images.py runs/motion/report.html
+
+# Everything to work on the project; EXTRA=cuda on a machine with an NVIDIA GPU.
+install: $(VENV)/.installed-$(EXTRA)-dev
+
+# The whole pipeline, and nothing to test it with.
+install-train: $(VENV)/.installed-$(EXTRA)
+
+# What labels clips on a device, without torch; SERVE=serve-cuda for a GPU. Not editable: the sources need not stay.
+install-serve: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet '.[$(SERVE)]'
 
 # A marker newer than pyproject.toml means that what it asks for is installed.
-$(VENV)/.installed-$(EXTRA): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+$(VENV)/.installed-$(EXTRA)-dev: $(VENV)/.installed-$(EXTRA)
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA),dev]'
 	touch $@
+
+$(VENV)/.installed-$(EXTRA): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
 
 clean:
 	rm -rf $(VENV) runs
