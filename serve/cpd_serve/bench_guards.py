@@ -7,12 +7,11 @@ neither: the symmetry that ``cpd_serve.bench_decision`` rests on stays.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from cpd.errors import CpdError
+from cpd_serve.bench_counters import Counters
 from cpd_serve.bench_worker import Timed
 
 STEAL_FRACTION = 0.10
@@ -27,26 +26,6 @@ WAITING_FRACTION = 0.1
 """… and its process waited for a core for more than this part of the time."""
 CLOCK_FRACTION = 1e-3
 """Two clocks of the machine may differ by this much; the kernel slews a good clock by at most 5e-4."""
-
-SYSTEM = Path("/")
-"""Where /proc and /sys are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What the machine has counted up to now; what it does not tell is 0."""
-
-    cpu_ticks: int
-    steal_ticks: int
-    throttled: int
-    """Times that a core was slowed down because of its temperature."""
-
-    @classmethod
-    def now(cls, system: Path = SYSTEM) -> Counters:
-        ticks = [int(word) for word in _read(system / "proc/stat").partition("\n")[0].split()[1:9]]
-        cores = (system / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
-        throttled = sum(int(_read(path) or 0) for path in cores)
-        return cls(sum(ticks), ticks[7] if len(ticks) > 7 else 0, throttled)
 
 
 def disturbance(before: Counters, after: Counters, timed: Timed) -> str:
@@ -95,42 +74,5 @@ class ClockCheck:
             )
 
 
-def energy_j(provider: str, system: Path = SYSTEM) -> float | None:
-    """Energy used up to now by the processors, or by the GPU that the provider is; None where it cannot be read.
-
-    RAPL counts whole processor packages, so a neighbour's work is counted too.
-    """
-    if provider != "CPUExecutionProvider":
-        return _gpu_energy_j()
-    packages = [path for path in (system / "sys/class/powercap").glob("intel-rapl:*") if path.name.count(":") == 1]
-    values = [_read(path / "energy_uj") for path in packages]
-    return sum(map(int, values)) / 1e6 if values and all(values) else None
-
-
-def _gpu_energy_j() -> float | None:
-    """Joules the first GPU used since its driver was loaded (NVML, Volta and later)."""
-    import ctypes
-
-    try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-    readable = (
-        nvml.nvmlInit_v2() == 0
-        and nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle)) == 0
-        and nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) == 0
-    )
-    return millijoules.value / 1e3 if readable else None
-
-
 def _raw_s() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC_RAW) if hasattr(time, "CLOCK_MONOTONIC_RAW") else time.perf_counter()
-
-
-def _read(path: Path) -> str:
-    """A file's text; empty where it cannot be read."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import EngineMismatchError
-from cpd_serve.bench_guards import ClockCheck, Counters, disturbance
+from cpd_serve.bench_counters import Counters
+from cpd_serve.bench_guards import ClockCheck, disturbance
 from cpd_serve.bench_worker import Engine, Opened, Timed, Worker, worker_pair
 
 ROUND_RUNS = 64

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineError
 from cpd.manifest import Manifest
+from cpd_serve.bench_counters import energy_j
 from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
 
 PROBE_STEPS = 4000
@@ -90,7 +93,8 @@ class Worker:
         """Sends a command; ``answer`` waits for what comes back."""
         if self._process is None:
             self._process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
-            self._process.start()
+            with _interrupts_ignored():
+                self._process.start()
             self._theirs.close()
         try:
             self._connection.send((what, *arguments))
@@ -118,7 +122,7 @@ class Worker:
     def close(self) -> None:
         self._connection.close()
         if self._process is not None:
-            self._process.join(timeout=5)
+            self._process.join(timeout=1)
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()
@@ -140,6 +144,19 @@ def worker_pair() -> Iterator[tuple[Worker, Worker]]:
             worker.close()
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started meanwhile leave Ctrl-C to this one, which ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(connection: Connection[Any, Any], asked_s: float) -> None:
     """The body of a process: answers commands until the other end is closed."""
     commands: dict[str, Callable[..., Any]] = {"start": partial(start, asked_s), "round": time_round}
@@ -148,7 +165,7 @@ def _serve(connection: Connection[Any, Any], asked_s: float) -> None:
             try:
                 what, *arguments = connection.recv()
                 result = commands[what](*arguments)
-            except (EOFError, KeyboardInterrupt):
+            except EOFError:
                 return
             except CpdError as error:
                 result = error
@@ -173,7 +190,6 @@ def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: in
     Args:
         turn_s: how long a turn lasts at least; ``BLOCK_RUNS`` calls where 0.
     """
-    from cpd_serve.bench_guards import energy_j
     from cpd_serve.runner import open_runner
 
     coin = np.random.default_rng(seed)

@@ -82,7 +82,7 @@ def test_an_engine_against_itself_passes_at_a_wide_limit(colour_model: Path) -> 
 def test_too_little_time_is_undecided_and_says_so(colour_model: Path) -> None:
     done = bench("check", "--engine", colour_model, "--baseline", colour_model, "--max-time", "0.001")
     assert done.returncode == 4
-    assert "a verdict needs at least" in done.stdout
+    assert "a verdict needs at least" in done.stdout or "were disturbed" in done.stdout
 
 
 def test_a_recorded_baseline_stands_in_for_an_engine(colour_model: Path, slow_model: Path, tmp_path: Path) -> None:

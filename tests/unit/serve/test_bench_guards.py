@@ -10,7 +10,8 @@ import pytest
 
 from cpd.errors import CpdError
 from cpd_serve import bench_guards
-from cpd_serve.bench_guards import ClockCheck, Counters, disturbance, energy_j
+from cpd_serve.bench_counters import Counters, energy_j
+from cpd_serve.bench_guards import ClockCheck, disturbance
 from cpd_serve.bench_worker import Timed
 
 
