@@ -192,11 +192,34 @@ class Distill(Section):
     temperature: Positive = Field(4.0, description="Softens both sets of logits before they are compared.")
     spectrum: Spectrum = Field(Spectrum(), description="Feature spectrum distillation.")
     parameters: Parameters = Field(Parameters(), description="Parameter distribution distillation.")
+    attention: NonNegative = Field(0.0, description="Weight of attention transfer.")
+    fitnet: NonNegative = Field(0.0, description="Weight of FitNet's feature matching.")
+    dist: NonNegative = Field(0.0, description="Weight of DIST's relation matching.")
+    relational: NonNegative = Field(0.0, description="Weight of RKD's distances between clips.")
+    spatial_spectrum: NonNegative = Field(0.0, description="Weight of spatial spectrum matching, as SpectralKD.")
+    views: Annotated[int, Field(ge=0)] = Field(
+        8,
+        description="Random views of each clip, met again after as many epochs, so that the teacher's answers can be "
+        "kept; 0 draws anew every epoch and asks every time.",
+    )
+    cache_gb: NonNegative = Field(1.0, description="Memory for the teacher's answers.")
     collaboration: Literal["fixed", "learned", "confidence", "sampled"] = Field(
         "fixed",
         description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
         "or one distillation term drawn at each step.",
     )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term by its name; 0 is off."""
+        rivals = ("attention", "fitnet", "dist", "relational", "spatial_spectrum")
+        return {
+            "cross_entropy": self.cross_entropy,
+            "logits": self.logits,
+            "spectrum": self.spectrum.weight,
+            "parameters": self.parameters.weight,
+            **{name: getattr(self, name) for name in rivals},
+        }
 
 
 class Export(Section):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads wait for each other
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path

@@ -56,7 +56,7 @@ def test_every_codec_goes_through_one_graph_in_order(clips):
     batches = list(loader_of(clips).evaluate())
     assert [batch.frames.shape for batch in batches] == [(4, *SPEC.shape), (2, *SPEC.shape)]
     assert all(batch.frames.dtype == torch.uint8 for batch in batches)
-    assert [row for batch in batches for row in batch.rows] == [0, 1, 2, 3, 4, 5]
+    assert [row for batch in batches for row, _ in batch.views] == [0, 1, 2, 3, 4, 5]
     assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1, 0, 1, 0, 1]
 
 
@@ -116,7 +116,7 @@ def test_mirrors_crops_and_light_do_what_their_numbers_say(clips):
 def test_an_epoch_can_be_left_early_and_errors_come_through(clips):
     loader = loader_of(clips, batch_size=1)
     first = next(loader.evaluate())
-    assert first.rows == [0]
+    assert first.views == [(0, 0)]
     gone = loader_of([replace(clips[3], path=clips[3].path.with_name("gone.mp4"))])
     with pytest.raises(Exception, match=r"gone.mp4: no such file"):
         list(gone.evaluate())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cpd.config import Augment, Model
 from cpd.errors import TrainingError
+from cpd.lock import atomic
 from cpd.progress import track
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
@@ -56,6 +57,7 @@ def fit(
     labels: tuple[str, ...],
     data_sha256: str,
     folder: Path,
+    views: int = 0,
     extra: list[nn.Parameter] | None = None,
     log: Callable[[], dict[str, Any]] = dict,
 ) -> Outcome:
@@ -71,6 +73,7 @@ def fit(
         role: teacher or student.
         labels, data_sha256: what the checkpoint says it was trained for.
         folder: receives the checkpoint and metrics.jsonl.
+        views: random views of each clip, met again after as many epochs; 0 draws anew every epoch.
         extra: further parameters to learn (adapters, noise levels), not decayed and not kept.
         log: further values of each epoch for metrics.jsonl.
 
@@ -93,7 +96,7 @@ def fit(
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
             began = time.perf_counter()
-            batches = Waiting(training.train(augment, seed, epoch))
+            batches = Waiting(training.train(augment, seed, epoch, views))
             for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
                 with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
                     terms = step(batch, (epoch * steps + index) / (epochs * steps))
@@ -148,7 +151,8 @@ def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.floa
 def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
     """Keeps a model's answers on the test split for stages without torch; returns its top-1 (fraction)."""
     logits, truth = predict(model, loader)
-    np.savez(path, logits=logits, labels=truth, paths=np.array([str(clip.path) for clip in loader.clips]))
+    with atomic(path) as draft:
+        np.savez(draft, logits=logits, labels=truth, paths=np.array([str(clip.path) for clip in loader.clips]))
     return float((logits.argmax(1) == truth).mean())
 
 
@@ -196,7 +200,7 @@ def _not_finite(
     terms: dict[str, Tensor], role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader
 ) -> TrainingError:
     name = next((name for name, term in terms.items() if not torch.isfinite(term)), "sum")
-    clips = ", ".join(loader.clips[row].path.name for row in batch.rows[:4])
+    clips = ", ".join(loader.clips[row].path.name for row, _ in batch.views[:4])
     return TrainingError(
         f"the {name} loss of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips} …); "
         "the last good checkpoint is kept",

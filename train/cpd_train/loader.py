@@ -47,8 +47,8 @@ class Batch:
     """(batch, frames, height, width, 3) uint8 RGB on the loader's device."""
     labels: Tensor
     """(batch,) int64 on the same device."""
-    rows: list[int]
-    """Positions of the clips in their table."""
+    views: list[tuple[int, int]]
+    """For each clip its position in the table, and which of its random views this is."""
 
 
 class ClipLoader:
@@ -91,9 +91,12 @@ class ClipLoader:
         """Every clip once, in order, in its fixed view."""
         return self._load(batches(evaluation_views(self.clips, self.labels, self.spec), self.batch_size, False))
 
-    def train(self, augment: Augment, seed: int, epoch: int) -> Iterator[Batch]:
-        """One random view of every clip, in random order; a last batch that is not full is left out."""
-        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch)
+    def train(self, augment: Augment, seed: int, epoch: int, repeat: int = 0) -> Iterator[Batch]:
+        """One random view of every clip, in random order; a last batch that is not full is left out.
+
+        Args: see ``training_views``.
+        """
+        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat)
         return self._load(batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
 
     def _load(self, groups: Iterable[list[View]]) -> Iterator[Batch]:
@@ -103,7 +106,7 @@ class ClipLoader:
         self._remember(views)
         frames = self._through_graph(views, self.spec.crop)
         labels = torch.tensor([view.label for view in views])
-        return Batch(frames, labels.to(self.device), [view.row for view in views])
+        return Batch(frames, labels.to(self.device), [(view.row, view.number) for view in views])
 
     def _remember(self, views: list[View]) -> None:
         """Decodes and resizes whole clips into the cache, one by one, while there is room."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,6 +54,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
 
 def render(rendered: Rendered, folder: Path, seed: int) -> list[Found]:
     """Renders and encodes the default data set under ``folder/clips/<split>/<label>/``; every clip has its own seed."""
+    shutil.rmtree(folder / "clips", ignore_errors=True)  # an earlier run may have rendered more
     jobs = [(split, label, index) for split in SPLITS for label in MOTIONS for index in range(getattr(rendered, split))]
     found = []
     for number, (split, label, index) in enumerate(track(jobs, "render")):
@@ -89,7 +91,7 @@ def _open(found: Found) -> Clip | dict[str, str]:
     if info.damage:
         return {"path": path, "reason": f"damaged after {len(info.times_s)} frames: {info.damage}"}
     return Clip(
-        path=found.path,
+        path=found.path.absolute(),
         label=found.label,
         split=found.split or "train",
         codec=info.codec,

@@ -26,6 +26,8 @@ class View:
 
     row: int
     """Position of the clip in its table."""
+    number: int
+    """Which of the clip's random views this is; views of one row and number are the same."""
     label: int
     """Class index, after mirroring."""
     indices: NDArray[np.int64]
@@ -47,7 +49,13 @@ def evaluation_views(clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpe
 
 
 def training_views(
-    clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpec, augment: Augment, seed: int, epoch: int
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    spec: ClipSpec,
+    augment: Augment,
+    seed: int,
+    epoch: int,
+    repeat: int = 0,
 ) -> list[View]:
     """One random view of every clip, in random order.
 
@@ -57,13 +65,15 @@ def training_views(
         spec: the input contract.
         augment: which variations, and how large.
         seed: of the run.
-        epoch: from 0; every epoch draws anew.
+        epoch: from 0; decides the order, and the views with it.
+        repeat: views of a clip are met again after this many epochs; 0 draws anew every epoch.
     """
+    number = epoch % repeat if repeat else epoch
     order = np.random.default_rng([seed, epoch]).permutation(len(clips))
     index_of = {label: index for index, label in enumerate(labels)}
     views = []
     for row in order.tolist():
-        clip, rng = clips[row], np.random.default_rng([seed, epoch, row])
+        clip, rng = clips[row], np.random.default_rng([seed, number, row])
         mirror = augment.flip and bool(rng.random() < 0.5)
         label = augment.flip_labels.get(clip.label, clip.label) if mirror else clip.label
         position = (rng.integers(CANDIDATES, size=spec.frames) + 0.5) / CANDIDATES
@@ -71,6 +81,7 @@ def training_views(
         views.append(
             View(
                 row=row,
+                number=number,
                 label=index_of[label],
                 indices=segment_indices(clip.times_s, spec.frames, position),
                 size=size,
@@ -102,6 +113,7 @@ def _plain(row: int, clip: Clip, label: int, spec: ClipSpec) -> View:
     top, left = spec.crop_corner(*size)
     return View(
         row=row,
+        number=0,
         label=label,
         indices=segment_indices(clip.times_s, spec.frames),
         size=size,

@@ -49,15 +49,30 @@ def find_clips(data: Data) -> list[Found]:
     if data.folder is not None:
         found = from_folder(data.folder)
     elif data.list is not None:
-        if not data.list.exists():
-            raise DataError(f"{data.list}: no such list", "mend data.list")
-        base = data.list if data.list.is_dir() else data.list.parent
-        found = LISTS[data.format](data.list, data.root or base)
+        found = from_list(data.list, data.format, data.root)
     else:
         raise DataError("rendered clips have no source to look for")
     found = assign_splits(found, data.validation_fraction, data.test_fraction)
     check_classes(found)
     return sorted(found, key=lambda clip: natural_key(str(clip.path)))
+
+
+def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
+    """Reads a list file, or a folder of them, in one of the formats of ``LISTS``; paths start from ``root``.
+
+    Raises:
+        DataError: missing, or not in that format.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such list", "mend data.list")
+    if form == "csv" and path.is_dir():
+        raise DataError(f"{path}: is a folder, not a CSV file", "name the file, or use data.folder")
+    try:
+        return LISTS[form](path, root or (path if path.is_dir() else path.parent))
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: is not a {form} list: {error!r}", "check data.format") from error
 
 
 def from_folder(folder: Path) -> list[Found]:

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from cpd.errors import TrainingError
-from cpd_train import losses
+from cpd_train.losses import collaboration, parameters, rivals, spectrum
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ class TestLogitDistillation:
             scipy.stats.entropy(scipy.special.softmax(t / 3), scipy.special.softmax(s / 3)) * 9
             for s, t in zip(student, teacher, strict=True)
         ]
-        actual = losses.logit_distillation(torch.from_numpy(student), torch.from_numpy(teacher), 3.0)
+        actual = rivals.logit_distillation(torch.from_numpy(student), torch.from_numpy(teacher), 3.0)
         np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-10)
 
     def test_is_zero_for_logits_that_differ_by_a_constant(self, rng):
         logits = torch.from_numpy(rng.normal(size=(4, 6)))
-        assert losses.logit_distillation(logits + 5, logits, 4.0).abs().max() < 1e-12
+        assert rivals.logit_distillation(logits + 5, logits, 4.0).abs().max() < 1e-12
 
 
 class TestTemporalSpectrum:
@@ -42,27 +42,27 @@ class TestTemporalSpectrum:
     def test_keeps_the_energy_of_the_signal(self, rng, frames):
         """Parseval, for odd and even numbers of frames."""
         signal = torch.from_numpy(rng.normal(size=(2, frames, 3, 4)))
-        spectrum = losses.temporal_spectrum(signal, "complex")
-        torch.testing.assert_close(spectrum.square().sum((1, 4)), signal.square().sum(1))
+        transformed = spectrum.temporal_spectrum(signal, "complex")
+        torch.testing.assert_close(transformed.square().sum((1, 4)), signal.square().sum(1))
 
     @pytest.mark.parametrize("form", ["amplitude", "log-amplitude", "complex"])
     @pytest.mark.parametrize("frames", [7, 8])
     def test_equals_scipy(self, rng, form, frames):
         signal = rng.normal(size=(2, frames, 3))
-        spectrum = scipy.fft.rfft(signal, axis=1, norm="ortho")
-        spectrum[:, 1 : (frames + 1) // 2] *= math.sqrt(2)
+        transformed = scipy.fft.rfft(signal, axis=1, norm="ortho")
+        transformed[:, 1 : (frames + 1) // 2] *= math.sqrt(2)
         expected = {
-            "amplitude": np.abs(spectrum),
-            "log-amplitude": np.log1p(np.abs(spectrum)),
-            "complex": np.stack([spectrum.real, spectrum.imag], -1),
+            "amplitude": np.abs(transformed),
+            "log-amplitude": np.log1p(np.abs(transformed)),
+            "complex": np.stack([transformed.real, transformed.imag], -1),
         }[form]
-        actual = losses.temporal_spectrum(torch.from_numpy(signal), form).numpy()
-        np.testing.assert_allclose(actual, expected, atol=2e-4)
+        actual = spectrum.temporal_spectrum(torch.from_numpy(signal), form).numpy()
+        np.testing.assert_allclose(actual, expected, atol=2e-6)
 
     @pytest.mark.parametrize("bin_", [1, 2, 3])
     def test_a_pure_tone_lands_in_one_bin(self, bin_):
         tone = torch.cos(2 * math.pi * bin_ * torch.arange(8, dtype=torch.float64) / 8)[None, :, None]
-        amplitude = losses.temporal_spectrum(tone)[0, :, 0]
+        amplitude = spectrum.temporal_spectrum(tone)[0, :, 0]
         assert amplitude.argmax() == bin_
         assert amplitude[bin_] == pytest.approx(2.0, abs=1e-3)
         assert amplitude.sum() - amplitude[bin_] < 1e-6
@@ -70,16 +70,16 @@ class TestTemporalSpectrum:
     def test_an_offset_reaches_the_dc_bin_alone(self, rng):
         signal = torch.from_numpy(rng.normal(size=(2, 8, 3)))
         torch.testing.assert_close(
-            losses.temporal_spectrum(signal + 3, dc=False), losses.temporal_spectrum(signal, dc=False)
+            spectrum.temporal_spectrum(signal + 3, dc=False), spectrum.temporal_spectrum(signal, dc=False)
         )
-        assert not torch.allclose(losses.temporal_spectrum(signal + 3), losses.temporal_spectrum(signal))
+        assert not torch.allclose(spectrum.temporal_spectrum(signal + 3), spectrum.temporal_spectrum(signal))
 
     def test_a_shift_in_time_changes_phases_only(self, rng):
         signal = torch.from_numpy(rng.normal(size=(2, 8, 3)))
         shifted = signal.roll(3, dims=1)
-        torch.testing.assert_close(losses.temporal_spectrum(shifted), losses.temporal_spectrum(signal))
+        torch.testing.assert_close(spectrum.temporal_spectrum(shifted), spectrum.temporal_spectrum(signal))
         assert not torch.allclose(
-            losses.temporal_spectrum(shifted, "complex"), losses.temporal_spectrum(signal, "complex")
+            spectrum.temporal_spectrum(shifted, "complex"), spectrum.temporal_spectrum(signal, "complex")
         )
 
 
@@ -88,7 +88,7 @@ class TestSpectrumDistillation:
     def test_is_zero_for_identical_signals(self, rng, form):
         signal = stages(rng)
         torch.testing.assert_close(
-            losses.spectrum_distillation(signal, signal, form), torch.zeros(3, dtype=torch.float64)
+            spectrum.spectrum_distillation(signal, signal, form), torch.zeros(3, dtype=torch.float64)
         )
 
     def test_equals_numpy(self, rng):
@@ -102,47 +102,47 @@ class TestSpectrumDistillation:
                 flat = amplitude.reshape(3, -1)
                 units.append(flat / np.linalg.norm(flat, axis=1, keepdims=True))
             expected += ((units[0] - units[1]) ** 2).sum(1)
-        np.testing.assert_allclose(losses.spectrum_distillation(ours, theirs).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(spectrum.spectrum_distillation(ours, theirs).numpy(), expected, atol=1e-5)
 
     def test_does_not_see_loudness(self, rng):
         ours, theirs = stages(rng), stages(rng)
         torch.testing.assert_close(
-            losses.spectrum_distillation([7 * x for x in ours], theirs),
-            losses.spectrum_distillation(ours, theirs),
+            spectrum.spectrum_distillation([7 * x for x in ours], theirs),
+            spectrum.spectrum_distillation(ours, theirs),
             atol=1e-4,
             rtol=1e-3,
         )
 
     def test_compares_different_grids_on_the_smaller(self, rng):
         large = stages(rng, sizes=((4, 6),))
-        small = [losses.pool_to(large[0], (2, 3))]
-        assert losses.spectrum_distillation(large, small).abs().max() < 1e-12
+        small = [spectrum.pool_to(large[0], (2, 3))]
+        assert spectrum.spectrum_distillation(large, small).abs().max() < 1e-12
 
     def test_bin_weights_choose_what_counts(self, rng):
         ours = stages(rng, sizes=((2, 2),))
         theirs = [ours[0] + 5]
         without_dc = torch.tensor([0.0, 1, 1, 1, 1], dtype=torch.float64)
-        assert losses.spectrum_distillation(ours, theirs, bin_weights=without_dc).max() < 1e-9
-        assert losses.spectrum_distillation(ours, theirs).min() > 1e-3
+        assert spectrum.spectrum_distillation(ours, theirs, bin_weights=without_dc).max() < 1e-9
+        assert spectrum.spectrum_distillation(ours, theirs).min() > 1e-3
 
     @pytest.mark.parametrize("form", ["amplitude", "log-amplitude", "complex"])
     def test_gradients_are_right(self, rng, form):
         ours, theirs = stages(rng, batch=1, frames=5, sizes=((2, 2),)), stages(rng, batch=1, frames=5, sizes=((2, 2),))
         assert torch.autograd.gradcheck(
-            lambda x: losses.spectrum_distillation([x], theirs, form), ours[0].requires_grad_()
+            lambda x: spectrum.spectrum_distillation([x], theirs, form), ours[0].requires_grad_()
         )
 
     def test_a_still_clip_has_a_finite_gradient(self):
         """Every bin but DC is exactly zero there, where an absolute value has no gradient."""
         still = torch.ones(1, 8, 2, 2, dtype=torch.float64, requires_grad=True)
-        losses.spectrum_distillation([still], [torch.rand(1, 8, 2, 2, dtype=torch.float64)]).sum().backward()
+        spectrum.spectrum_distillation([still], [torch.rand(1, 8, 2, 2, dtype=torch.float64)]).sum().backward()
         assert torch.isfinite(still.grad).all()
 
     def test_refuses_other_frames_and_stages(self, rng):
         with pytest.raises(TrainingError, match="7 frames and the teacher 8"):
-            losses.spectrum_distillation(stages(rng, frames=7), stages(rng, frames=8))
+            spectrum.spectrum_distillation(stages(rng, frames=7), stages(rng, frames=8))
         with pytest.raises(TrainingError, match="2 stages and the teacher 1"):
-            losses.spectrum_distillation(stages(rng), stages(rng)[:1])
+            spectrum.spectrum_distillation(stages(rng), stages(rng)[:1])
 
 
 class TestParameterDistribution:
@@ -150,51 +150,53 @@ class TestParameterDistribution:
     def test_dct_equals_scipy(self, rng, size):
         kernel = rng.normal(size=(4, 2, size, size))
         expected = scipy.fft.dctn(kernel, type=2, norm="ortho", axes=(2, 3)).reshape(8, -1)
-        np.testing.assert_allclose(losses.kernel_coefficients([torch.from_numpy(kernel)]).numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            parameters.kernel_coefficients([torch.from_numpy(kernel)]).numpy(), expected, atol=1e-12
+        )
 
     def test_energy_shares_keep_the_energy_and_sum_to_one(self, rng):
         kernels = [torch.from_numpy(rng.normal(size=(4, 2, 3, 3))), torch.from_numpy(rng.normal(size=(6, 1, 3, 3)))]
-        coefficients = losses.kernel_coefficients(kernels)
+        coefficients = parameters.kernel_coefficients(kernels)
         assert coefficients.shape == (4 * 2 + 6, 9)
         assert coefficients.square().sum().item() == pytest.approx(sum(k.square().sum().item() for k in kernels))
-        assert losses.energy_shares(coefficients).sum().item() == pytest.approx(1)
+        assert parameters.energy_shares(coefficients).sum().item() == pytest.approx(1)
 
     def test_flat_kernels_have_all_energy_at_dc(self):
-        shares = losses.energy_shares(losses.kernel_coefficients([torch.ones(2, 2, 3, 3, dtype=torch.float64)]))
+        shares = parameters.energy_shares(parameters.kernel_coefficients([torch.ones(2, 2, 3, 3, dtype=torch.float64)]))
         assert shares[0].item() == pytest.approx(1, abs=1e-6)
 
     def test_energy_divergence_equals_scipy(self, rng):
         ours, theirs = (torch.from_numpy(rng.normal(size=(10, 9)) * rng.uniform(0.5, 2, 9)) for _ in range(2))
         expected = scipy.stats.entropy((theirs.numpy() ** 2).sum(0), (ours.numpy() ** 2).sum(0))
-        assert losses.energy_divergence(ours, theirs).item() == pytest.approx(expected, rel=1e-6)
+        assert parameters.energy_divergence(ours, theirs).item() == pytest.approx(expected, rel=1e-6)
 
     def test_quantiles_equal_numpy(self, rng):
         coefficients = rng.normal(size=(50, 9))
         expected = np.quantile(coefficients / np.sqrt((coefficients**2).mean()), (np.arange(32) + 0.5) / 32, axis=0)
         np.testing.assert_allclose(
-            losses.coefficient_quantiles(torch.from_numpy(coefficients)).numpy(), expected, atol=1e-6
+            parameters.coefficient_quantiles(torch.from_numpy(coefficients)).numpy(), expected, atol=1e-6
         )
 
     @pytest.mark.parametrize("form", ["energy", "quantiles"])
     def test_depends_on_neither_scale_nor_order_of_filters(self, rng, form):
         kernels = torch.from_numpy(rng.normal(size=(6, 4, 3, 3)))
         other = (3 * kernels.flip(0)).contiguous()
-        assert losses.parameter_distillation([[kernels]], [[other]], form).item() == pytest.approx(0, abs=1e-9)
+        assert parameters.parameter_distillation([[kernels]], [[other]], form).item() == pytest.approx(0, abs=1e-9)
 
     @pytest.mark.parametrize("form", ["energy", "quantiles"])
     def test_gradients_are_right(self, rng, form):
         theirs = torch.from_numpy(rng.normal(size=(5, 2, 3, 3)))
         ours = torch.from_numpy(rng.normal(size=(3, 2, 3, 3))).requires_grad_()
-        assert torch.autograd.gradcheck(lambda x: losses.parameter_distillation([[x]], [[theirs]], form), ours)
+        assert torch.autograd.gradcheck(lambda x: parameters.parameter_distillation([[x]], [[theirs]], form), ours)
 
     def test_refuses_models_without_spatial_kernels(self):
         with pytest.raises(TrainingError, match="no stage has spatial kernels") as caught:
-            losses.parameter_distillation([[], []], [[], []], "energy")
+            parameters.parameter_distillation([[], []], [[], []], "energy")
         assert "distill.parameters.weight: 0" in caught.value.remedy
 
     def test_refuses_kernels_of_other_sizes(self, rng):
         with pytest.raises(TrainingError, match="kernels of 3 and 5"):
-            losses.parameter_distillation([[torch.rand(2, 2, 3, 3)]], [[torch.rand(2, 2, 5, 5)]], "energy")
+            parameters.parameter_distillation([[torch.rand(2, 2, 3, 3)]], [[torch.rand(2, 2, 5, 5)]], "energy")
 
 
 class TestCollaboration:
@@ -202,21 +204,62 @@ class TestCollaboration:
         """At s = log(2 L) its gradient vanishes: a term then weighs 1 / (2 L)."""
         values = torch.tensor([0.5, 3.0], dtype=torch.float64)
         s = (2 * values).log().requires_grad_()
-        losses.learned_noise(values, s).backward()
+        collaboration.learned_noise(values, s).backward()
         assert s.grad.abs().max() < 1e-12
 
     def test_learned_noise_is_bounded(self):
         values, far = torch.tensor([1e-9]), torch.tensor([-50.0])
-        assert losses.learned_noise(values, far).item() == pytest.approx(math.exp(4) * 1e-9 - 2)
+        assert collaboration.learned_noise(values, far).item() == pytest.approx(math.exp(4) * 1e-9 - 2)
 
     def test_confidence_has_mean_one_and_follows_the_teacher(self):
         logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
-        weights = losses.teacher_confidence(logits, torch.tensor([0, 0, 0]))
+        weights = collaboration.teacher_confidence(logits, torch.tensor([0, 0, 0]))
         assert weights.mean().item() == pytest.approx(1)
         assert weights[0] > weights[2] > weights[1]
 
     def test_drawn_terms_are_fair_in_the_mean(self):
         generator = torch.Generator().manual_seed(0)
-        draws = torch.stack([losses.drawn_term(torch.tensor([0.5, 0.3, 0.2]), generator) for _ in range(20000)])
+        draws = torch.stack([collaboration.drawn_term(torch.tensor([0.5, 0.3, 0.2]), generator) for _ in range(20000)])
         assert ((draws > 0).sum(1) == 1).all()
         torch.testing.assert_close(draws.mean(0), torch.ones(3), atol=0.1, rtol=0)
+
+
+class TestRivals:
+    def test_attention_transfer_equals_numpy(self, rng):
+        ours, theirs = stages(rng), stages(rng)
+        expected = np.zeros(3)
+        for a, b in zip(ours, theirs, strict=True):
+            flat = [x.numpy().reshape(3, -1) for x in (a, b)]
+            units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in flat]
+            expected += ((units[0] - units[1]) ** 2).sum(1)
+        np.testing.assert_allclose(rivals.attention_transfer(ours, theirs).numpy(), expected, rtol=1e-6)
+
+    def test_dist_equals_numpy_and_does_not_see_scale(self, rng):
+        ours, theirs = rng.normal(size=(2, 6, 4))
+        soft = [scipy.special.softmax(x, axis=1) for x in (ours, theirs)]
+        rows = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(*soft, strict=True)]
+        columns = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(soft[0].T, soft[1].T, strict=True)]
+        actual = rivals.dist(torch.from_numpy(ours), torch.from_numpy(theirs), 1.0).numpy()
+        np.testing.assert_allclose(actual, np.array(rows) + np.mean(columns), rtol=1e-6)
+
+    def test_relational_equals_numpy(self, rng):
+        embeddings = rng.normal(size=(5, 3)), rng.normal(size=(5, 7))
+        matrices = []
+        for x in embeddings:
+            distances = np.linalg.norm(x[:, None] - x[None], axis=2)
+            matrices.append(distances / (distances.sum() / 20))
+        gap = np.abs(matrices[0] - matrices[1])
+        expected = np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(1)
+        actual = rivals.relational(*(torch.from_numpy(x) for x in embeddings)).numpy()
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+    def test_spatial_spectrum_does_not_see_a_shift_in_space(self, rng):
+        maps = stages(rng)
+        moved = [x.roll((1, 2), dims=(2, 3)) for x in maps]
+        assert rivals.spatial_spectrum(moved, maps).abs().max() < 1e-5
+        assert rivals.spatial_spectrum(stages(rng), maps).min() > 1e-3
+
+    def test_fitnet_is_the_mean_squared_error(self, rng):
+        ours, theirs = torch.from_numpy(rng.normal(size=(2, 3, 4, 5, 2, 2)))
+        expected = ((ours - theirs) ** 2).reshape(3, -1).mean(1)
+        torch.testing.assert_close(rivals.fitnet([ours], [theirs]), expected)

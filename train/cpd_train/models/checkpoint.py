@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
+from cpd.lock import atomic
 from cpd_train.models.classifier import ModelSpec, VideoClassifier, build_model, count_flops
 
 METADATA_KEY = "cpd"
@@ -52,9 +53,8 @@ def write_checkpoint(
         "validation_top1": top1,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.backbone.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={METADATA_KEY: json.dumps(description)})
-    part.replace(path)
+    with atomic(path) as draft:
+        save_file(tensors, draft, metadata={METADATA_KEY: json.dumps(description)})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

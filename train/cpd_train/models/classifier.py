@@ -83,6 +83,10 @@ class VideoClassifier(nn.Module):
     def _normalise(self, frames: Tensor) -> Tensor:
         # cast first: TensorRT knows uint8 as the type of an input alone
         images = frames.to(self.mean.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+        if frames.device.type == "cpu":
+            # On CPUs, the backward pass of torch 2.13 (oneDNN) writes out of bounds for strided 1x1 convolutions of
+            # channels-last input whose channels are no multiple of 8; contiguous input is as fast.
+            images = images.contiguous()
         return (images - self.mean) / self.std
 
     def _consensus(self, logits: Tensor) -> Tensor:

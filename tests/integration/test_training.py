@@ -1,0 +1,161 @@
+"""Both recipes on real encoded clips, in small: what they write, what they refuse, and that a seed is enough."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cpd.config import Pipeline
+from cpd.errors import DataError, TrainingError
+from cpd_train import distill, prepare, teacher
+from cpd_train.answers import Teacher
+from cpd_train.common import Setting
+from cpd_train.losses.spectrum import attention_maps
+from cpd_train.models import read_checkpoint
+
+BASE = {
+    "name": "small",
+    "device": "cpu",
+    "data": {"rendered": {"train": 4, "validation": 2, "test": 2, "size": 32}},
+    "clip": {"frames": 8, "resize": 24, "crop": (20, 20)},
+    "teacher": {"model": "tsm-tiny", "width": 6, "blocks": 1, "epochs": 2, "batch_size": 8},
+    "student": {"model": "tsm-tiny", "width": 4, "blocks": 1, "epochs": 3, "batch_size": 8},
+}
+
+
+def config_of(**changes):
+    return Pipeline.model_validate(BASE | changes)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A run folder with rendered clips and a trained teacher."""
+    run_dir = tmp_path_factory.mktemp("run")
+    prepare.run(config_of(), run_dir)
+    teacher.run(config_of(), run_dir)
+    return run_dir
+
+
+def metrics_of(run_dir, role):
+    return [json.loads(line) for line in (run_dir / role / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_teacher_leaves_what_other_rooms_read(taught):
+    checkpoint = read_checkpoint(taught / "teacher" / "teacher.safetensors")
+    rows = metrics_of(taught, "teacher")
+    assert checkpoint.labels[:2] == ("drift_left", "drift_right")
+    assert checkpoint.validation_top1 == max(row["validation_top1"] for row in rows)
+    with np.load(taught / "teacher" / "test_logits.npz") as kept:
+        assert kept["logits"].shape == (16, 8)
+        assert sorted(set(kept["labels"].tolist())) == list(range(8))
+        assert all(path.endswith(".avi") for path in kept["paths"])
+
+
+def test_a_seed_makes_two_runs_identical(taught):
+    weights = []
+    for _ in range(2):
+        distill.run(config_of(), taught)
+        weights.append(load_file(taught / "student" / "student.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    distill.run(config_of(seed=1), taught)
+    other = load_file(taught / "student" / "student.safetensors")
+    assert not torch.equal(weights[0]["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("section", "terms"),
+    [
+        ({}, {"cross_entropy", "logits", "spectrum", "parameters"}),
+        ({"spectrum": {"weight": 0}}, {"cross_entropy", "logits", "parameters"}),
+        ({"parameters": {"weight": 0}, "logits": 0}, {"cross_entropy", "spectrum"}),
+        ({"spectrum": {"align": "adapter", "form": "complex"}, "parameters": {"form": "quantiles", "decay": True}},
+         {"cross_entropy", "logits", "spectrum", "parameters"}),
+        ({"collaboration": "confidence"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
+        ({"collaboration": "sampled"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
+        ({"collaboration": "learned"}, {"collaborative"}),
+        ({"attention": 10, "fitnet": 1, "dist": 1, "relational": 1, "spatial_spectrum": 1},
+         {"cross_entropy", "logits", "spectrum", "parameters", "attention", "fitnet", "dist", "relational",
+          "spatial_spectrum"}),
+    ],
+)  # fmt: skip
+def test_every_part_can_be_switched(taught, section, terms):
+    distill.run(config_of(distill=section), taught)
+    rows = metrics_of(taught, "student")
+    assert set(rows[0]["loss"]) == terms
+    assert all(np.isfinite(list(row["loss"].values())).all() for row in rows)
+    assert ("learned_weights" in rows[0]) == (section.get("collaboration") == "learned")
+
+
+def test_kept_answers_are_those_the_teacher_gives(taught):
+    setting = Setting.of(config_of(), taught)
+    model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    grids = [(10, 10), (5, 5), (3, 3), (2, 2)]
+    ask = Teacher(model, grids, whole=False, keep_bytes=10**8)
+    loader = setting.loader("train", 8)
+    for epoch in (0, 1, 2, 3):
+        for batch in loader.train(setting.config.augment, 0, epoch, repeat=2):
+            answer = ask(batch)
+            with torch.no_grad():
+                features = model.with_features(batch.frames)
+            torch.testing.assert_close(answer.logits, features.logits, atol=1e-5, rtol=1e-4)
+            for ours, stage in zip(answer.maps, features.stages, strict=True):
+                torch.testing.assert_close(ours, attention_maps(stage), atol=1e-4, rtol=1e-3)
+
+
+def test_a_full_memory_asks_again(taught):
+    setting = Setting.of(config_of(), taught)
+    model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    ask = Teacher(model, [(2, 2)] * 4, whole=False, keep_bytes=3000)
+    loader = setting.loader("train", 8)
+    for epoch in range(3):
+        for batch in loader.train(setting.config.augment, 0, epoch, repeat=1):
+            with torch.no_grad():
+                torch.testing.assert_close(ask(batch).logits, model(batch.frames), atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taught):
+    distill.run(config_of(), taught)
+    before = (taught / "student" / "student.safetensors").read_bytes()
+    changes = {"student": BASE["student"] | {"learning_rate": 1e30}}
+    with pytest.raises(
+        TrainingError, match=r"the \w+ loss of the student is not finite in epoch \d+, step \d+ \(clips 0"
+    ):
+        distill.run(config_of(**changes), taught)
+    kept = (taught / "student" / "student.safetensors").read_bytes()
+    assert kept == before or read_checkpoint(taught / "student" / "student.safetensors").epoch > 0
+
+
+def test_teacher_and_student_that_do_not_fit_are_refused(taught):
+    with pytest.raises(TrainingError, match="the student sees 4 frames and the teacher 8"):
+        distill.run(config_of(clip=BASE["clip"] | {"frames": 4}), taught)
+
+
+def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
+    prepare.run(config_of(), tmp_path)
+    checkpoint = taught / "teacher" / "teacher.safetensors"
+    section = BASE["teacher"] | {"epochs": 0, "checkpoint": str(checkpoint)}
+    teacher.run(config_of(teacher=section), tmp_path)
+    theirs, ours = (load_file(path) for path in (checkpoint, tmp_path / "teacher" / "teacher.safetensors"))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+class TestPrepare:
+    def test_a_broken_clip_is_named_and_left_out(self, write_video, tmp_path):
+        rows = ["path,label,split"]
+        for n in range(12):
+            path = write_video(np.full((4, 32, 32, 3), 20 * n, np.uint8), name=f"{n}.avi")
+            rows.append(f"{path.name},{'xy'[n % 2]},{('train', 'train', 'val', 'test')[n // 2 % 4]}")
+        (tmp_path / "11.avi").write_bytes(b"no video")
+        rows.append("gone.avi,x,train")
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        data = {"list": str(tmp_path / "list.csv"), "max_broken_fraction": 0.2}
+        summary = prepare.run(config_of(data=data), tmp_path / "run")
+        written = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
+        assert "2 broken left out" in summary
+        assert {(entry["path"].rsplit("/")[-1], entry["reason"].split(":")[0]) for entry in written["broken"]} == {
+            ("11.avi", "cannot be opened as a video"), ("gone.avi", "no such file"),
+        }  # fmt: skip
+        with pytest.raises(DataError, match=r"2 of 13 clips cannot be used.*gone.avi: no such file"):
+            prepare.run(config_of(data=data | {"max_broken_fraction": 0.1}), tmp_path / "run")

@@ -1,0 +1,42 @@
+"""Collaboration: how the terms are weighed against each other, from a probabilistic view."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-8
+
+
+def learned_noise(losses: Tensor, log_variances: Tensor, bound: float = 4.0) -> Tensor:
+    """Each term as the likelihood of an observation with its own noise σ² = exp(s) (arXiv 1705.07115).
+
+        L = Σ_i exp(−s_i) L_i + s_i / 2
+
+    The best s_i for a constant L_i is log(2 L_i): a term weighs 1 / (2 L_i), so that terms count alike whatever their
+    size; ``bound`` keeps |s_i| from growing without end where a loss goes to zero.
+
+    Args:
+        losses: (terms,), each at least 0.
+        log_variances: (terms,) learned s.
+    """
+    s = log_variances.clamp(-bound, bound)
+    return ((-s).exp() * losses + s / 2).sum()
+
+
+def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """(batch,) weights of mean 1: how likely the teacher makes each clip's true label.
+
+    A clip the teacher gets wrong teaches little; the likelihood p(label | clip, teacher) says how far to believe it.
+    """
+    likelihood = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    return likelihood / likelihood.mean().clamp_min(EPSILON)
+
+
+def drawn_term(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """(terms,) factors, one 1 / p and the others 0: the mean over draws is 1 for each term, so the expected gradient
+    is that of the sum, while at each step one term speaks alone."""
+    chosen = int(torch.multinomial(probabilities, 1, generator=generator))
+    factors = torch.zeros_like(probabilities)
+    factors[chosen] = 1 / (probabilities[chosen] / probabilities.sum())
+    return factors

@@ -1,0 +1,115 @@
+"""Other ways to distil, in the same frame: what the method is measured against.
+
+A new one is one function here and one entry in ``cpd_train.terms.TERMS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpd_train.losses.spectrum import to_one_grid, unit_distance
+
+EPSILON = 1e-8
+
+
+def logit_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Hinton's KD (arXiv 1503.02531): T² KL(softmax(teacher / T) || softmax(student / T)).
+
+    Args:
+        student, teacher: logits, (batch, classes).
+        temperature: softens both; T² keeps the gradient's size.
+
+    Returns:
+        (batch,), at least 0, and 0 where both distributions are the same.
+    """
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * temperature**2
+
+
+def dist(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """DIST (arXiv 2205.10536): match relations, not values, of the softened predictions, by Pearson correlation.
+
+    Between the classes of each clip, and between the clips of the batch for each class; the second, a property of the
+    batch, counts for each clip alike.
+
+    Args:
+        student, teacher: logits, (batch, classes).
+        temperature: softens both.
+
+    Returns:
+        (batch,), 0 to 4.
+    """
+    ours, theirs = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+    between_classes = 1 - _correlation(ours, theirs)
+    between_clips = (1 - _correlation(ours.T, theirs.T)).mean()
+    return (between_classes + between_clips) * temperature**2
+
+
+def fitnet(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """FitNet (arXiv 1412.6550): mean squared error of features brought to equal channels by an adapter.
+
+    Args:
+        student, teacher: for each stage (batch, frames, channels, height, width).
+
+    Returns:
+        (batch,), averaged over the stages.
+    """
+    pairs = [to_one_grid(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)]
+    return torch.stack([(ours - theirs).square().flatten(1).mean(1) for ours, theirs in pairs]).mean(0)
+
+
+def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Attention transfer (arXiv 1612.03928) over space and time: as ``spectrum_distillation``, without the transform.
+
+    Args and returns: as there, for attention maps (batch, frames, height, width).
+    """
+    distances = [unit_distance(*to_one_grid(ours, theirs)) for ours, theirs in zip(student, teacher, strict=True)]
+    return torch.stack(distances).sum(0)
+
+
+def relational(student: Tensor, teacher: Tensor) -> Tensor:
+    """RKD's distance loss (arXiv 1904.05068): clips shall lie as far apart for the student as for the teacher.
+
+    Args:
+        student, teacher: one embedding for each clip, (batch, channels), of any widths.
+
+    Returns:
+        (batch,): Huber distance of each clip's row of pairwise distances, each matrix scaled to mean 1.
+    """
+    ours, theirs = _distances(student), _distances(teacher)
+    return F.smooth_l1_loss(ours, theirs, reduction="none").mean(1)
+
+
+def spatial_spectrum(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Spectral matching over space, after SpectralKD (arXiv 2412.19055): 2-D amplitudes of each frame's attention map.
+
+    Args:
+        student, teacher: for each stage maps (batch, frames, height, width).
+
+    Returns:
+        (batch,), summed over the stages, each scaled to unit length as ``spectrum_distillation`` does.
+    """
+    total = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        pair = to_one_grid(ours, theirs)
+        amplitudes = [torch.fft.rfft2(maps.float(), norm="ortho").abs() for maps in pair]
+        total.append(unit_distance(*amplitudes))
+    return torch.stack(total).sum(0)
+
+
+def _correlation(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Pearson correlation of corresponding rows, (rows,)."""
+    return F.cosine_similarity(ours - ours.mean(1, True), theirs - theirs.mean(1, True), dim=1, eps=EPSILON)
+
+
+def _distances(embeddings: Tensor) -> Tensor:
+    """(batch, batch) pairwise distances over their mean off the diagonal."""
+    squared = (embeddings[:, None] - embeddings[None]).square().sum(2)
+    distances = (squared + 1e-12).sqrt()
+    count = len(embeddings) * max(1, len(embeddings) - 1)
+    return distances / (distances.sum() / count).clamp_min(EPSILON)

@@ -1,0 +1,126 @@
+"""Feature spectrum distillation: the student's features shall have the teacher's temporal frequency spectrum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cpd.errors import TrainingError
+
+EPSILON = 1e-8
+
+
+def attention_maps(features: Tensor) -> Tensor:
+    """(batch, frames, channels, height, width) -> (batch, frames, height, width): mean of squares over channels.
+
+    Needs nothing learned, and gives student and teacher one shape whatever their widths (arXiv 1612.03928).
+    """
+    return features.square().mean(2)
+
+
+def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Averages the last two dimensions to (height, width)."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    pooled = F.adaptive_avg_pool2d(maps.flatten(0, -3), size)
+    return pooled.reshape(*maps.shape[:-2], *size)
+
+
+def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True) -> Tensor:
+    """The spectrum of each position's course over time.
+
+    With the orthonormal transform, and every bin but DC (and Nyquist, for an even number of frames) scaled by √2 for
+    the mirrored half that ``rfft`` leaves out, the energy of the spectrum is that of the signal (Parseval). A constant
+    offset reaches the DC bin alone; a circular shift in time changes phases, so not the amplitudes.
+
+    Args:
+        signal: (batch, frames, ...) real; any number of frames.
+        form: amplitude |X|; log-amplitude log(1 + |X|), which lifts weak bins; or complex, the real and imaginary
+            parts, so that phase counts.
+        dc: whether the zero-frequency bin is kept.
+
+    Returns:
+        (batch, bins, ...) with bins = frames // 2 + 1, one less without DC; complex has a trailing dimension of 2.
+    """
+    frames = signal.shape[1]
+    spectrum = torch.fft.rfft(signal.float() if signal.dtype != torch.float64 else signal, dim=1, norm="ortho")
+    mirrored = torch.full((spectrum.shape[1],), math.sqrt(2), dtype=signal.dtype, device=signal.device)
+    mirrored[0] = 1
+    if frames % 2 == 0:
+        mirrored[-1] = 1
+    spectrum = spectrum * mirrored.view(1, -1, *[1] * (signal.dim() - 2))
+    if not dc:
+        spectrum = spectrum[:, 1:]
+    return _FORMS[form](spectrum)
+
+
+def _amplitude(spectrum: Tensor) -> Tensor:
+    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6
+    tiny = 1e-12
+    return (spectrum.real.square() + spectrum.imag.square() + tiny).sqrt() - math.sqrt(tiny)
+
+
+_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "amplitude": _amplitude,
+    "log-amplitude": lambda spectrum: torch.log1p(_amplitude(spectrum)),
+    "complex": torch.view_as_real,
+}
+
+
+def spectrum_distillation(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    form: str = "amplitude",
+    dc: bool = True,
+    bin_weights: Tensor | None = None,
+) -> Tensor:
+    """Feature spectrum distillation: the student's features shall have the teacher's temporal frequency spectrum.
+
+    For each stage, both signals are brought to the smaller of their grids, transformed along time, and scaled to unit
+    length per clip, so that the loss compares the shape of a spectrum and not its loudness::
+
+        L = Σ_stages ‖ a / ‖a‖ − b / ‖b‖ ‖²,  a, b = spectrum(student), spectrum(teacher)
+
+    which lies in 0..4 a stage (0..2 for amplitudes).
+
+    Args:
+        student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
+            (batch, frames, channels, height, width) of equal channels.
+        form, dc: see ``temporal_spectrum``.
+        bin_weights: (bins,) factors on the spectra before they are scaled; None for ones.
+
+    Returns:
+        (batch,), 0 for identical signals.
+
+    Raises:
+        TrainingError: another number of stages or frames.
+    """
+    if len(student) != len(teacher):
+        raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
+    total = torch.zeros(student[0].shape[0], dtype=student[0].dtype, device=student[0].device)
+    for ours, theirs in zip(student, teacher, strict=True):
+        if ours.shape[1] != theirs.shape[1]:
+            raise TrainingError(f"the student sees {ours.shape[1]} frames and the teacher {theirs.shape[1]}")
+        total = total + unit_distance(
+            *(_weighted(temporal_spectrum(x, form, dc), bin_weights) for x in to_one_grid(ours, theirs))
+        )
+    return total
+
+
+def to_one_grid(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both signals averaged to the smaller of their (height, width)."""
+    size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
+    return pool_to(ours, size), pool_to(theirs, size)
+
+
+def _weighted(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+    return spectrum if bin_weights is None else spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
+
+
+def unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(batch,): squared distance of both signals, each scaled to unit length per clip."""
+    return (F.normalize(ours.flatten(1), eps=EPSILON) - F.normalize(theirs.flatten(1), eps=EPSILON)).square().sum(1)

@@ -1,0 +1,103 @@
+"""The terms of a distillation loss by name: what each compares, and nothing of how they are weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cpd.config import Distill
+from cpd_train.answers import Answer
+from cpd_train.losses import rivals
+from cpd_train.losses.parameters import parameter_distillation
+from cpd_train.losses.spectrum import attention_maps, spectrum_distillation
+from cpd_train.models import Features, VideoClassifier
+
+
+@dataclass
+class Scene:
+    """One batch as the terms see it."""
+
+    ours: Features
+    theirs: Answer
+    labels: Tensor
+    """(batch,) int64."""
+    fixed: Fixed
+    """What stays the same from batch to batch."""
+
+    @cached_property
+    def our_maps(self) -> list[Tensor]:
+        return [attention_maps(stage) for stage in self.ours.stages]
+
+    @cached_property
+    def our_adapted(self) -> list[Tensor]:
+        return [
+            adapter(stage.flatten(0, 1)).reshape(*stage.shape[:2], -1, *stage.shape[3:])
+            for adapter, stage in zip(self.fixed.adapters, self.ours.stages, strict=True)
+        ]
+
+
+class Fixed:
+    """The settings, the student's kernels, the teacher's, and adapters if a term learns through them."""
+
+    def __init__(self, student: VideoClassifier, teacher: VideoClassifier, distill: Distill, names: list[str]) -> None:
+        self.distill = distill
+        self.student_kernels = spatial_kernels(student)
+        self.teacher_kernels = [[kernel.detach() for kernel in stage] for stage in spatial_kernels(teacher)]
+        self.whole = "fitnet" in names or ("spectrum" in names and distill.spectrum.align == "adapter")
+        self.grids, ours = stage_shapes(student)
+        self.adapters: list[nn.Conv2d] = []
+        if self.whole:
+            _, theirs = stage_shapes(teacher)
+            self.adapters = [
+                nn.Conv2d(our, their, 1).to(student.mean.device) for our, their in zip(ours, theirs, strict=True)
+            ]
+
+
+def _spectrum(scene: Scene) -> Tensor:
+    settings = scene.fixed.distill.spectrum
+    if settings.align == "adapter":
+        return spectrum_distillation(scene.our_adapted, scene.theirs.stages, settings.form, settings.dc)
+    return spectrum_distillation(scene.our_maps, scene.theirs.maps, settings.form, settings.dc)
+
+
+TERMS: dict[str, Callable[[Scene], Tensor]] = {
+    "cross_entropy": lambda scene: F.cross_entropy(scene.ours.logits.float(), scene.labels, reduction="none"),
+    "logits": lambda scene: rivals.logit_distillation(
+        scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+    ),
+    "spectrum": _spectrum,
+    "parameters": lambda scene: parameter_distillation(
+        scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
+    ),
+    "attention": lambda scene: rivals.attention_transfer(scene.our_maps, scene.theirs.maps),
+    "fitnet": lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.stages),
+    "dist": lambda scene: rivals.dist(
+        scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+    ),
+    "relational": lambda scene: rivals.relational(scene.ours.stages[-1].mean((1, 3, 4)), scene.theirs.embedding),
+    "spatial_spectrum": lambda scene: rivals.spatial_spectrum(scene.our_maps, scene.theirs.maps),
+}
+"""Name -> loss, one value per clip (batch,), or a scalar where it is none of clips."""
+
+
+def spatial_kernels(model: VideoClassifier) -> list[list[Tensor]]:
+    """For each stage the weights of its convolutions that look at more than one pixel."""
+    return [
+        [module.weight for module in stage.modules() if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1]
+        for stage in model.backbone.stage_modules
+    ]
+
+
+def stage_shapes(model: VideoClassifier) -> tuple[list[tuple[int, int]], list[int]]:
+    """For each stage the (height, width) of its features, and its channels."""
+    frames = torch.zeros((1, *model.clip.shape), dtype=torch.uint8, device=model.mean.device)
+    was_training = model.training
+    with torch.no_grad():
+        stages = model.eval().with_features(frames).stages
+    model.train(was_training)
+    return [(stage.shape[-2], stage.shape[-1]) for stage in stages], [stage.shape[2] for stage in stages]
