@@ -16,8 +16,6 @@ from cpd_serve.bench_counters import Counters
 from cpd_serve.bench_guards import ClockCheck, disturbance
 from cpd_serve.bench_worker import Engine, Opened, Timed, Worker, worker_pair
 
-ROUND_RUNS = 64
-"""Calls of each engine in a round, at least."""
 TAIL_RUNS = 4
 """A percentile is taken of turns together that hold this many calls on its far side."""
 ENERGY_TURN_S = 0.1
@@ -70,7 +68,6 @@ def run_rounds(
     """
     clock, start_s = ClockCheck(), time.perf_counter()
     coin = np.random.default_rng(seed)
-    runs = max(ROUND_RUNS, runs_for(percentile))
     done = Rounds()
     with worker_pair() as pair:
         done.opened = start_both(pair, new, baseline, coin)
@@ -79,7 +76,7 @@ def run_rounds(
         while True:
             before = Counters.now()
             worker = pair[coin.integers(2)]
-            timed: Timed = worker.call("round", new, baseline, runs, turn_s, int(coin.integers(2**32)))
+            timed: Timed = worker.call("round", new, baseline, runs_for(percentile), turn_s, int(coin.integers(2**32)))
             reason = disturbance(before, Counters.now(), timed)
             if reason:
                 done.repeated[reason] += 1

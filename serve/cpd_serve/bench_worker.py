@@ -34,8 +34,10 @@ from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garba
 PROBE_STEPS = 4000
 """Fixed work of about 0.1 ms between turns: it tells whether the core itself runs as fast as before."""
 SHIFTS, SHIFT_BYTES = 16, 1 << 16
+ROUND_RUNS, ROUND_S = 64, 0.5
+"""A round has this many calls of each engine, or as many as fit into this time where they are slow …"""
 MAX_OPENED_RUNS = 512
-"""A round of engines that take long to open is longer, up to this many calls of each."""
+"""… but lasts as long as opening the engines did, up to this many calls of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +166,13 @@ def _serve(connection: Connection[Any, Any], asked_s: float) -> None:
         while True:
             try:
                 what, *arguments = connection.recv()
-                result = commands[what](*arguments)
-            except EOFError:
+                try:
+                    result = commands[what](*arguments)
+                except CpdError as error:
+                    result = error
+                connection.send(result)
+            except (EOFError, OSError):  # nobody waits for the answer any more
                 return
-            except CpdError as error:
-                result = error
-            connection.send(result)
 
 
 def start(asked_s: float, engine: Engine) -> Opened:
@@ -184,10 +187,11 @@ def start(asked_s: float, engine: Engine) -> Opened:
         )
 
 
-def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: int) -> Timed:
-    """Opens both engines and times each at least ``runs`` times, in turns; all order is drawn from ``seed``.
+def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, seed: int) -> Timed:
+    """Opens both engines and times them in turns; all order is drawn from ``seed``.
 
     Args:
+        least_runs: calls of each engine that the percentile needs.
         turn_s: how long a turn lasts at least; ``BLOCK_RUNS`` calls where 0.
     """
     from cpd_serve.runner import open_runner
@@ -204,7 +208,8 @@ def time_round(new: Engine, baseline: Engine, runs: int, turn_s: float, seed: in
         open_s = time.perf_counter() - start_s
         call_s = max(float(np.median(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
         turn_runs = max(BLOCK_RUNS, math.ceil(turn_s / call_s))
-        turns = math.ceil(max(runs, min(MAX_OPENED_RUNS, open_s / call_s)) / turn_runs)
+        runs = max(least_runs, min(ROUND_RUNS, ROUND_S / (2 * call_s)), min(MAX_OPENED_RUNS, open_s / call_s))
+        turns = math.ceil(runs / turn_runs)
         samples_s, probes_s = np.empty((2, turns, turn_runs)), np.empty(turns)
         energies: list[list[float]] = [[], []]
         for turn in range(turns):
@@ -241,9 +246,9 @@ def _call_of(runner: Any, engine: Engine) -> Callable[[], object]:
 
 
 def _probe() -> float:
-    """Seconds that a fixed amount of arithmetic takes: the faster of two, as the first warms the core."""
+    """Seconds that a fixed amount of arithmetic takes: the fastest of four, as others may have interrupted some."""
     times_s = []
-    for _ in range(2):
+    for _ in range(4):
         start_s = time.perf_counter()
         total = 0
         for step in range(PROBE_STEPS):
