@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
-
 Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None, unit: str = "clip") -> Iterator[Item]:
     """Yields the items and shows on stderr how far along they are."""
+    from tqdm import tqdm  # the pipeline has it, a device has not
+
     yield from tqdm(items, desc=f"  {description}", total=total, unit=unit, leave=False, disable=None)

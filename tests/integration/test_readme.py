@@ -85,7 +85,7 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     if ">" in words:
         words = words[: words.index(">")]
     program = Path(sys.executable).with_name(words[0])
-    return subprocess.run([program, *words[1:]], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([program, *words[1:]], capture_output=True, text=True, timeout=300, check=False)
 
 
 def make(words: list[str]) -> None:

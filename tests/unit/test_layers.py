@@ -21,11 +21,13 @@ HIDDEN = {
     "cpd_export": ["nvidia", "starlette", *TENSORRT],
 }  # fmt: skip
 """What is hidden while every module of a package is imported: it may be needed in a function, not to import."""
+ADAPTERS = ["cpd_serve.cuda_buffers"]
+"""What is hidden from the others belongs in here; imported in functions alone."""
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 
-package, hidden = json.loads(sys.argv[1])
+package, hidden, adapters = json.loads(sys.argv[1])
 
 class Hide:
     def find_spec(self, name, path=None, target=None):
@@ -35,7 +37,7 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 root = importlib.import_module(package)
 names = [package, *(module.name for module in pkgutil.walk_packages(root.__path__, package + "."))]
-for name in names:
+for name in sorted(set(names) - set(adapters)):
     importlib.import_module(name)
 print(len(names))
 """
@@ -58,12 +60,12 @@ HEAVY = [
 
 def python(code: str, *values: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", code, json.dumps(values)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_contracts_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -82,13 +84,13 @@ def test_export_knows_the_models_and_nothing_else_of_training() -> None:
 
 @pytest.mark.parametrize("package", HIDDEN)
 def test_every_module_imports_without_what_it_does_not_need(package: str) -> None:
-    done = python(IMPORT_ALL, package, HIDDEN[package])
+    done = python(IMPORT_ALL, package, HIDDEN[package], ADAPTERS)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 5
 
 
 def test_hiding_is_seen() -> None:
-    assert "torch is hidden" in python(IMPORT_ALL, "cpd_train", ["torch"]).stderr
+    assert "torch is hidden" in python(IMPORT_ALL, "cpd_train", ["torch"], []).stderr
 
 
 @pytest.mark.parametrize(
