@@ -57,14 +57,20 @@ FLAVOURS = {
 class BuildOptions:
     """How an engine is built."""
 
-    max_batch: int
-    workspace_bytes: int
+    max_batch: int = 8
+    workspace_bytes: int = 1 << 30
     version_compatible: bool = False
     """Loads in later versions of TensorRT too; somewhat slower."""
     hardware_compatible: bool = False
     """Runs on every GPU from compute capability 8.0 on; somewhat slower."""
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build for; empty for the flavour's default."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "workspace_bytes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}

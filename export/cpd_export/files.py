@@ -1,16 +1,14 @@
-"""What the export stage writes: each file proven before it takes its place, and listed in export.json."""
+"""export.json: what the export stage made, what it could not make and why, and what is proven of each file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
-from cpd_export.engine import BuildOptions, BuiltEngine
+from cpd.lock import atomic
 from cpd_export.proofs import Proof
 
 Status = Literal["built", "failed", "skipped"]
@@ -18,7 +16,7 @@ Status = Literal["built", "failed", "skipped"]
 
 @dataclass(slots=True)
 class ExportedFile:
-    """One line of export.json."""
+    """One file of export.json."""
 
     path: str
     """Relative to the run folder."""
@@ -27,41 +25,33 @@ class ExportedFile:
     precision: str
     status: Status
     reason: str = ""
+    """Why it was not built."""
     size_bytes: int = 0
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Of one clip in onnxruntime on this CPU; empty where not measured."""
+    recommended: bool = False
+    """Whether this is the student's fastest faithful file for onnxruntime on this machine."""
     proofs: list[Proof] = field(default_factory=list)
+    quantisation: dict[str, Any] = field(default_factory=dict)
+    """How int8 was found: every trial, and the damage of each layer."""
 
     def to_dict(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {**values, "proofs": [proof.to_dict() for proof in self.proofs]}
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "quantisation"}
+        return {
+            **values,
+            "proofs": [proof.to_dict() for proof in self.proofs],
+            **({"quantisation": self.quantisation} if self.quantisation else {}),
+        }
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replaces a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic(path) as draft:
+        draft.write_bytes(data)
 
 
-def write_engine(path: Path, engine: BuiltEngine, onnx: Path, manifest: Manifest, options: BuildOptions) -> None:
-    """Writes an engine and, beside it, the manifest that knows both files by their hash."""
-    info = EngineInfo(
-        flavour=engine.flavour,
-        version=engine.version,
-        target=engine.target,
-        onnx=onnx.name,
-        onnx_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
-        engine_sha256=hashlib.sha256(engine.data).hexdigest(),
-        options=options.to_dict(),
-    )
-    write_file(path, engine.data)
-    write_file(engine_manifest_path(path), replace(manifest, engine=info).to_json().encode())
-
-
-def write_summary(run_dir: Path, files: Sequence[ExportedFile]) -> None:
-    """Writes export.json."""
-    summary = {"files": [file.to_dict() for file in files]}
-    write_file(run_dir / "export/export.json", (json.dumps(summary, indent=2) + "\n").encode())
+def write_summary(run_dir: Path, files: Sequence[ExportedFile], streams: Sequence[ExportedFile]) -> None:
+    """Writes export.json; ``streams`` are the files that take a frame at a time, not a clip."""
+    summary = {"files": [file.to_dict() for file in files], "streams": [file.to_dict() for file in streams]}
+    write_file(run_dir / "export/export.json", (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())

@@ -6,17 +6,25 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import onnx
 import torch
+from torch import Tensor, nn
 
 from cpd.clip import ClipSpec
 from cpd.errors import ExportError
 from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import graph_sha256, manifest_of
 from cpd_export.session import OnnxSession
 from cpd_train.models import VideoClassifier
 
 INPUT, OUTPUT = "frames", "logits"
+Signature = list[tuple[str, str, list[int | str]]]
+"""(name, type, shape) of each input and then of each output, as onnxruntime says it."""
+OLDEST_OPSET = 18
+"""What torch's exporter writes; it converts to newer ones."""
 SINGLE_FILE_BYTES = (1 << 31) - 1
 """Protobuf's limit: a larger model would need its weights in a second file."""
 
@@ -25,44 +33,83 @@ def export_graph(model: VideoClassifier, opset: int) -> onnx.ModelProto:
     """Exports a model with a dynamic batch; preprocessing is part of the graph, batch norms are folded into weights.
 
     Raises:
-        ExportError: torch cannot express the model in this opset, or it does not fit into one file.
+        ExportError: torch cannot express the model in this opset.
     """
-    example = torch.zeros((2, *model.clip.shape), dtype=torch.uint8)
+    proto = export_quietly(
+        model.eval(),
+        (torch.zeros((2, *model.clip.shape), dtype=torch.uint8),),
+        inputs=[INPUT],
+        outputs=[OUTPUT],
+        dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+        opset=opset,
+    )
+    return clean(proto, opset)
+
+
+def export_quietly(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    dynamic_shapes: dict[str, Any],
+    opset: int,
+) -> onnx.ModelProto:
+    """torch's exporter, without its remarks about itself.
+
+    Raises:
+        ExportError: torch cannot express the module in this opset.
+    """
+    name = type(module).__name__
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ExportError(
+            f"{name} cannot be exported in opset {opset}",
+            f"set export.opset to {OLDEST_OPSET} at least, {newest} at most",
+        )
     with _quiet():
         try:
             program = torch.onnx.export(
-                model.eval(),
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={"frames": {0: torch.export.Dim("batch")}},
+                module,
+                example,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=dynamic_shapes,
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
         except Exception as error:  # the exporter's errors share no parent of their own
-            raise ExportError(f"{model.spec.model} cannot be exported: {first_line(error)}") from error
+            raise ExportError(f"{name} cannot be exported in opset {opset}: {first_line(error)}") from error
     if program is None:
-        raise ExportError(f"{model.spec.model} cannot be exported: torch gave no program")
-    return clean(program.model_proto, opset)
+        raise ExportError(f"{name} cannot be exported in opset {opset}: torch gave no program")
+    return program.model_proto
 
 
 def clean(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Takes out the exporter's notes (they hold paths of this machine) and checks that the opset is the one asked for.
+    """``tidy``, and a check that the exporter made the opset it was asked for.
 
     Raises:
-        ExportError: the exporter chose another opset.
+        ExportError: it chose another.
     """
+    made = opset_of(tidy(proto))
+    if made != opset:
+        raise ExportError(f"opset {opset} cannot be exported: torch made opset {made}", f"set export.opset to {made}")
+    return proto
+
+
+def tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes out, in place, what tools note for themselves (paths of this machine among it) and domains nobody uses."""
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.graph.value_info[:]
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
-    proto.producer_name, proto.doc_string = "cpd", ""
-    made = opset_of(proto)
-    if made != opset:
-        raise ExportError(f"opset {opset} cannot be exported: torch made opset {made}", f"set export.opset to {made}")
+    used = {node.domain for node in proto.graph.node}
+    imports = [entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx", *used)]
+    del proto.opset_import[:]
+    proto.opset_import.extend(imports)
+    proto.producer_name, proto.producer_version, proto.doc_string = "cpd", "", ""
     return proto
 
 
@@ -71,31 +118,40 @@ def opset_of(proto: onnx.ModelProto) -> int:
     return int(next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")))
 
 
-def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """The finished file: a copy of the graph with its manifest inside, checked by ONNX and loaded by onnxruntime.
+def with_manifest(proto: onnx.ModelProto, manifest: Manifest, want: Signature | None = None) -> bytes:
+    """The finished file: the graph with its manifest inside, checked by ONNX and loaded by onnxruntime.
+
+    Args:
+        proto: the graph; it is not changed.
+        manifest: without ``graph_sha256``, which is filled in here.
+        want: what the graph must take and give; by default what the manifest says of a clip and its logits.
 
     Raises:
         ExportError: the graph is not valid, does not take and give what its manifest says, or is too large for a file.
     """
+    name = f"{manifest.role} {manifest.precision}"
+    if proto.ByteSize() > SINGLE_FILE_BYTES:
+        raise ExportError(f"{name}: {proto.ByteSize()} bytes do not fit into one ONNX file")
     finished = onnx.ModelProto()
     finished.CopyFrom(proto)
+    del finished.metadata_props[:]
+    manifest = replace(manifest, graph_sha256=graph_sha256(finished.SerializeToString()))
     onnx.helper.set_model_props(finished, {METADATA_KEY: manifest.to_json()})
-    name = f"{manifest.role} {manifest.precision}"
-    if finished.ByteSize() > SINGLE_FILE_BYTES:
-        raise ExportError(f"{name}: {finished.ByteSize()} bytes do not fit into one ONNX file")
     try:
         onnx.checker.check_model(finished, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"{name}: not a valid ONNX graph: {first_line(error)}") from error
     data: bytes = finished.SerializeToString()
-    session = OnnxSession(data, name)
-    want = expected_signature(manifest.clip, len(manifest.labels))
-    if session.signature != want or session.metadata != {METADATA_KEY: manifest.to_json()}:
-        raise ExportError(f"{name}: its graph takes and gives {session.signature}, its manifest says {want}")
+    if manifest_of(data, name) != manifest:
+        raise ExportError(f"{name}: its manifest does not come back as it was written")
+    signature = OnnxSession(data, name).signature
+    want = want or expected_signature(manifest.clip, len(manifest.labels))
+    if signature != want:
+        raise ExportError(f"{name}: its graph takes and gives {signature}, its manifest says {want}")
     return data
 
 
-def expected_signature(clip: ClipSpec, labels: int) -> list[tuple[str, str, list[int | str]]]:
+def expected_signature(clip: ClipSpec, labels: int) -> Signature:
     """What onnxruntime must say about the inputs and outputs of an exported classifier."""
     return [
         (INPUT, "tensor(uint8)", ["batch", *clip.shape]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,23 @@ from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
 from cpd.dataset import Clip
+from cpd.metrics import Interval, PerClip, agreement, top_k_correct, wilson_interval
 from cpd.progress import track
 from cpd.video import read_clip
 
 BATCH = 16
+LOGIT_LIMIT = 1e-4
+AGREEMENT_MIN = {"fp16": 0.995}
+"""Fraction of test clips on which a reduced precision must name fp32's class; int8 is held to its accuracy instead."""
+TOP1_LOST_MAX = 0.01
+Z_95 = 1.959963984540054
+SIGNIFICANCE = 0.025
+"""Of the one-sided test that fails a share, which is the side of a 95 % interval."""
+
 Frames = NDArray[np.uint8]
 Logits = NDArray[np.float32]
 Predict = Callable[[Frames], Logits]
+Status = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +38,50 @@ class Proof:
 
     name: str
     value: float
-    limit: float
-    status: Literal["pass", "fail"]
+    limit: float | None
+    """None for what is measured without a limit of its own."""
+    status: Status
+    interval: Interval | None = None
+    """95 %, where the value is a share of test clips."""
+    detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "value": self.value, "limit": self.limit, "status": self.status}
+        """As export.json holds it, in which a value that is no number is null."""
+        optional = {key: value for key in ("interval", "detail") if (value := getattr(self, key))}
+        value = self.value if math.isfinite(self.value) else None
+        return {"name": self.name, "value": value, "limit": self.limit, "status": self.status, **optional}
 
 
-def at_most(name: str, value: float, limit: float) -> Proof:
+def at_most(name: str, value: float, limit: float, detail: str = "") -> Proof:
     """Passes up to the limit; a value that is no number fails."""
-    return Proof(name, float(value), limit, "pass" if value <= limit else "fail")
+    return Proof(name, float(value), limit, "pass" if value <= limit else "fail", detail=detail)
 
 
 def at_least(name: str, value: float, limit: float) -> Proof:
     """Passes from the limit on; a value that is no number fails."""
     return Proof(name, float(value), limit, "pass" if value >= limit else "fail")
+
+
+def measured(name: str, value: float, interval: Interval | None = None) -> Proof:
+    """Has no limit; only a value that is no number fails."""
+    return Proof(name, float(value), None, "pass" if math.isfinite(value) else "fail", interval)
+
+
+def share_at_least(name: str, holds: PerClip, limit: float) -> Proof:
+    """A share of test clips below its limit fails only where chance does not explain it; else nothing is decided."""
+    value = float(holds.mean())
+    likely = misses_by_chance(len(holds), int((~holds).sum()), 1 - limit) >= SIGNIFICANCE
+    status: Status = "pass" if value >= limit else "inconclusive" if likely else "fail"
+    return Proof(name, value, limit, status, wilson_interval(holds))
+
+
+def misses_by_chance(clips: int, misses: int, rate: float) -> float:
+    """Probability of so many misses or more if each clip misses at this rate (the binomial tail, exactly)."""
+    term, below = (1 - rate) ** clips, 0.0
+    for count in range(misses):
+        below += term
+        term *= (clips - count) / (count + 1) * rate / (1 - rate)
+    return max(0.0, 1 - below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +103,9 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
         VideoError: a clip cannot be read.
     """
     answers: dict[str, list[Logits]] = {name: [] for name in models}
-    first = read_batch([clip.path for clip in clips[:BATCH]], spec)
-    starts = range(0, len(clips), BATCH)
-    for start in track(starts, "comparing on test clips", unit="batch"):
-        frames = first if start == 0 else read_batch([clip.path for clip in clips[start : start + BATCH]], spec)
+    first = read_batch(clips[:BATCH], spec)
+    for start in track(range(0, len(clips), BATCH), "comparing on test clips", unit="batch"):
+        frames = first if start == 0 else read_batch(clips[start : start + BATCH], spec)
         for name, predict in models.items():
             answers[name].append(predict(frames))
     backwards = np.ascontiguousarray(first[:, ::-1])
@@ -80,33 +119,58 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
     }
 
 
-def read_batch(paths: Sequence[Path], spec: ClipSpec) -> Frames:
-    """(len(paths), *spec.shape) uint8 of these videos, as the server reads them."""
-    return np.stack([read_clip(path, spec) for path in paths])
+def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
+    """(len(clips), *spec.shape) uint8 of these clips, as the server reads them."""
+    return np.stack([read_clip(Path(clip.path), spec) for clip in clips])
 
 
-def parity(source: Outputs, exported: Outputs, limit: float) -> list[Proof]:
+def parity(source: Outputs, exported: Outputs) -> list[Proof]:
     """That an exported graph computes what its source does, whatever the batch and the order of the frames."""
     count = len(exported.single)
+    same = float(agreement(source.logits, exported.logits).mean())
     return [
-        at_most("torch = onnxruntime", largest(source.logits, exported.logits), limit),
-        at_most("torch = onnxruntime, clips one by one", largest(source.logits[:count], exported.single), limit),
-        at_most("torch = onnxruntime, frames in reverse", largest(source.reversed, exported.reversed), limit),
-        at_least("same top-1 as torch", agreement(source.logits, exported.logits), 1.0),
+        at_most("torch = onnxruntime", largest(source.logits, exported.logits), LOGIT_LIMIT),
+        at_most("torch = onnxruntime, clips one by one", largest(source.logits[:count], exported.single), LOGIT_LIMIT),
+        at_most("torch = onnxruntime, frames in reverse", largest(source.reversed, exported.reversed), LOGIT_LIMIT),
+        at_least("same top-1 as torch", same, 1.0),
     ]
+
+
+def faithfulness(fp32: Outputs, reduced: Outputs, labels: NDArray[np.int64], precision: str) -> list[Proof]:
+    """What a reduced precision changes against fp32 on the same clips."""
+    right, reference = top_k_correct(reduced.logits, labels), top_k_correct(fp32.logits, labels)
+    same = agreement(fp32.logits, reduced.logits)
+    lost, interval = paired_difference(reference, right)
+    settled: Status = "pass" if lost <= TOP1_LOST_MAX else "inconclusive" if interval[0] <= TOP1_LOST_MAX else "fail"
+    limit = AGREEMENT_MIN.get(precision)
+    return [
+        measured("largest logit difference to fp32", largest(fp32.logits, reduced.logits)),
+        measured("same top-1 as fp32", float(same.mean()), wilson_interval(same))
+        if limit is None
+        else share_at_least("same top-1 as fp32", same, limit),
+        Proof("top-1 lost against fp32", lost, TOP1_LOST_MAX, settled, interval),
+    ]
+
+
+def paired_difference(one: PerClip, other: PerClip) -> tuple[float, Interval]:
+    """How much larger the share of ``one`` is than that of ``other`` on the same clips, with its 95 % interval.
+
+    The adjusted Wald interval of Bonett and Price (2012): only clips on which the two differ count, one is added to
+    each of the two ways to differ, and so even no difference at all leaves an honest width.
+    """
+    count = len(one)
+    gained, lost = int((one & ~other).sum()), int((other & ~one).sum())
+    p_gained, p_lost = (gained + 1) / (count + 2), (lost + 1) / (count + 2)
+    centre = p_gained - p_lost
+    half = Z_95 * math.sqrt((p_gained + p_lost - centre**2) / (count + 2))
+    return (gained - lost) / count, (max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def accuracy(logits: Logits, labels: NDArray[np.int64]) -> dict[str, float]:
+    """top1 and top5 as fractions, as the manifest holds them."""
+    return {f"top{k}": round(float(top_k_correct(logits, labels, k).mean()), 6) for k in (1, 5)}
 
 
 def largest(a: Logits, b: Logits) -> float:
     """Largest absolute difference; NaN where either has one."""
     return float(np.abs(a - b).max())
-
-
-def agreement(a: Logits, b: Logits) -> float:
-    """Fraction of clips for which both name the same class."""
-    return float((a.argmax(1) == b.argmax(1)).mean())
-
-
-def top_k(logits: Logits, labels: NDArray[np.int64], k: int) -> float:
-    """Fraction of clips whose label is among the k highest logits."""
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float((order == labels[:, None]).any(1).mean())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -46,18 +50,18 @@ class OnnxSession:
         nodes = (*self._session.get_inputs(), *self._session.get_outputs())
         return [(node.name, node.type, node.shape) for node in nodes]
 
-    def run(self, inputs: dict[str, NDArray]) -> list[NDArray]:  # type: ignore[type-arg]  # of any element type
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Every output, in the graph's order.
 
         Raises:
             ExportError: onnxruntime fails.
         """
         try:
-            return list(self._session.run(None, inputs))
+            return list(self._session.run(None, dict(inputs)))
         except Exception as error:
             raise ExportError(f"{self._name}: fails in onnxruntime: {_reason(error)}") from error
 
-    def logits(self, frames: NDArray) -> NDArray:  # type: ignore[type-arg]
+    def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(batch, frames, height, width, 3) uint8 -> (batch, classes) float32."""
         return self.run({"frames": frames})[0]
 

@@ -1,0 +1,84 @@
+"""Engines on disk: written with the manifest that knows them, and built again from their ONNX file on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+from cpd.errors import EngineError, ExportError
+from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
+from cpd.onnx_file import read_onnx_manifest
+from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour
+from cpd_export.files import write_file
+
+
+def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | None = None) -> EngineInfo:
+    """Builds an engine from an exported ONNX file; nothing is replaced unless that succeeds.
+
+    Args:
+        onnx: its manifest is checked against it first.
+        engine: where to write, in the same folder.
+        options: how to build.
+        module: flavour of TensorRT to build with; default the best one here.
+
+    Raises:
+        EngineError: the ONNX file is damaged, changed or not one of ours.
+        ExportError: no engine can be built here, or not from this file.
+    """
+    manifest, data = read_onnx_manifest(onnx), onnx.read_bytes()
+    flavour = choose_flavour(options, module)
+    cache = onnx.with_name(f"{flavour.module}.timing.cache")
+    built, timings = build_engine(data, options, flavour, cache.read_bytes() if cache.is_file() else b"")
+    if timings:
+        write_file(cache, timings)
+    info = _info(built, onnx.name, data, options)
+    write_file(engine, built.data)
+    write_file(engine_manifest_path(engine), replace(manifest, engine=info).to_json().encode())
+    return info
+
+
+def rebuild(path: Path) -> EngineInfo:
+    """Builds an engine anew for this machine, from the ONNX file beside it and with the options it had.
+
+    Args:
+        path: the engine, present or not, or the ONNX file. An engine whose manifest cannot be read is built with
+            default options from the ONNX file of the same name.
+
+    Raises:
+        EngineError: the ONNX file is missing, damaged or not one of ours.
+        ExportError: no engine can be built here.
+    """
+    engine = path.with_suffix(".trt")
+    onnx, options = engine.with_suffix(".onnx"), BuildOptions()
+    try:
+        manifest = Manifest.from_json(engine_manifest_path(engine).read_text(encoding="utf-8"), str(engine))
+    except (EngineError, OSError, UnicodeDecodeError):
+        manifest = None
+    if manifest is not None and manifest.engine is not None:
+        onnx = engine.with_name(manifest.engine.onnx)
+        options = _options(manifest.engine)
+    if not onnx.is_file():
+        raise EngineError(f"{engine}: cannot be built again without {onnx.name}", "copy it beside the engine")
+    return make_engine(onnx, engine, options)
+
+
+def _options(info: EngineInfo) -> BuildOptions:
+    """The options an engine was built with, but for the GPUs: it is built again because this one is another."""
+    known = {field.name for field in fields(BuildOptions)} - {"compute_capabilities"}
+    try:
+        return BuildOptions(**{name: value for name, value in info.options.items() if name in known})
+    except ValueError as error:
+        raise ExportError(f"the engine's options cannot be used: {error}", "run the export stage again") from error
+
+
+def _info(built: BuiltEngine, onnx_name: str, onnx: bytes, options: BuildOptions) -> EngineInfo:
+    return EngineInfo(
+        flavour=built.flavour,
+        version=built.version,
+        target=built.target,
+        onnx=onnx_name,
+        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
+        engine_sha256=hashlib.sha256(built.data).hexdigest(),
+        options=options.to_dict(),
+    )

@@ -1,0 +1,158 @@
+"""A Triton Inference Server model repository from the files of a run, for those who outgrow one machine.
+
+Layout and keys are those of Triton's documentation (model_repository.md, model_configuration.md):
+
+    DIR/student/config.pbtxt      what goes in and out, and how requests are batched
+    DIR/student/labels.txt        a name for each logit, in order
+    DIR/student/1/model.onnx      a higher number is a newer version; Triton serves the highest
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpd.dataset import file_sha256
+from cpd.errors import DataError, EngineError, ExportError
+from cpd.manifest import Manifest, engine_manifest_path
+from cpd.onnx_file import read_onnx_manifest
+from cpd_export.files import write_file
+
+BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".trt": ("tensorrt", "model.plan")}
+"""Triton's backend and the file name it looks for."""
+QUEUE_DELAY_US = 2000
+"""How long a request may wait for others to share a batch with."""
+
+
+def export_triton(run_dir: Path, repository: Path, max_batch: int) -> list[str]:
+    """Puts every student that a run has exported into a model repository.
+
+    Returns:
+        The names of the models written.
+
+    Raises:
+        DataError: the run has no exported files.
+        EngineError: one of them was damaged or changed.
+        ExportError: the repository holds other models of the same names.
+    """
+    table = run_dir / "export/export.json"
+    if not table.is_file():
+        raise DataError(f"{table}: no exported files", "run the export stage first")
+    files = json.loads(table.read_text(encoding="utf-8"))["files"]
+    paths = [
+        run_dir / file["path"]
+        for file in files
+        if file["role"] == "student" and file["status"] == "built" and file["runtime"] in ("onnxruntime", "tensorrt")
+    ]
+    return write_repository(paths, repository, max_batch)
+
+
+def write_repository(models: Sequence[Path], repository: Path, max_batch: int) -> list[str]:
+    """Adds models to a repository, each as its next version; all are checked before the first is written.
+
+    Args:
+        models: .onnx files, and .trt engines of the full TensorRT.
+        repository: made if need be.
+        max_batch: most clips in a request or a batch of requests.
+
+    Raises:
+        EngineError: a model is damaged, changed or not one of ours.
+        ExportError: a model cannot be served by Triton, or the repository holds another of its name.
+    """
+    entries = [_Entry(path, max_batch) for path in models]
+    for entry in entries:
+        entry.check(repository)
+    for entry in entries:
+        entry.write(repository)
+    return [entry.name for entry in entries]
+
+
+class _Entry:
+    """One model on its way into a repository."""
+
+    def __init__(self, path: Path, max_batch: int) -> None:
+        if path.suffix not in BACKENDS:
+            raise ExportError(f"{path}: not a model that Triton serves", f"name {' or '.join(BACKENDS)} files")
+        self.path, self.manifest = path, _read_manifest(path)
+        self.name = path.name.replace(".", "-") if path.suffix == ".trt" else path.stem.replace(".", "-")
+        backend, self.file_name = BACKENDS[path.suffix]
+        self.config = config_text(self.name, backend, self.manifest, max_batch)
+        self.labels = labels_text(self.manifest.labels, path)
+
+    def check(self, repository: Path) -> None:
+        """Raises ExportError where the repository has this name for something else."""
+        for name, text in (("config.pbtxt", self.config), ("labels.txt", self.labels)):
+            there = repository / self.name / name
+            if there.exists() and there.read_text(encoding="utf-8") != text:
+                raise ExportError(f"{there}: belongs to a model of other inputs or labels", "name another folder")
+
+    def write(self, repository: Path) -> None:
+        """The model first: Triton loads a version when it finds its configuration."""
+        folder = repository / self.name
+        versions = [int(child.name) for child in folder.glob("*") if child.name.isdecimal()] if folder.is_dir() else []
+        write_file(folder / str(max(versions, default=0) + 1) / self.file_name, self.path.read_bytes())
+        write_file(folder / "labels.txt", self.labels.encode())
+        write_file(folder / "config.pbtxt", self.config.encode())
+
+
+def config_text(name: str, backend: str, manifest: Manifest, max_batch: int) -> str:
+    """A config.pbtxt (message ModelConfig of Triton's model_config.proto); the batch is not among the dims."""
+    dims = ", ".join(map(str, manifest.clip.shape))
+    return f"""name: {json.dumps(name)}
+backend: "{backend}"
+max_batch_size: {max_batch}
+input [
+  {{
+    name: "frames"
+    data_type: TYPE_UINT8
+    dims: [ {dims} ]
+  }}
+]
+output [
+  {{
+    name: "logits"
+    data_type: TYPE_FP32
+    dims: [ {len(manifest.labels)} ]
+    label_filename: "labels.txt"
+  }}
+]
+dynamic_batching {{
+  max_queue_delay_microseconds: {QUEUE_DELAY_US}
+}}
+"""
+
+
+def labels_text(labels: Sequence[str], path: Path) -> str:
+    """A label on each line, as Triton reads them.
+
+    Raises:
+        ExportError: a label does not fit on a line.
+    """
+    broken = [label for label in labels if not label or label.splitlines() != [label]]
+    if broken:
+        raise ExportError(f"{path}: the label {broken[0]!r} does not fit on a line of labels.txt", "rename the class")
+    return "".join(f"{label}\n" for label in labels)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest of a model that Triton can serve, checked against its file.
+
+    Raises:
+        EngineError: damaged, changed or not one of ours.
+        ExportError: made for a runtime that Triton does not have.
+    """
+    if path.suffix == ".onnx":
+        return read_onnx_manifest(path)
+    beside = engine_manifest_path(path)
+    if not path.is_file() or not beside.is_file():
+        raise EngineError(f"{path}: the engine and {beside.name} must both be there", "run the export stage again")
+    manifest = Manifest.from_json(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+    if manifest.engine is None or manifest.engine.engine_sha256 != file_sha256(path):
+        raise EngineError(f"{path}: is not the file its manifest describes", "run the export stage again")
+    if manifest.engine.flavour != "tensorrt":
+        raise ExportError(
+            f"{path}: was built by {manifest.engine.flavour}, which Triton does not run",
+            f"serve {manifest.engine.onnx}, or build the engine with tensorrt",
+        )
+    return manifest

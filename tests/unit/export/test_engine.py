@@ -1,0 +1,204 @@
+"""The TensorRT adapter: what is refused before building, what is built, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cpd.dataset import file_sha256
+from cpd.errors import EngineError, ExportError
+from cpd.manifest import SEAL, Manifest, _digest, engine_manifest_path
+from cpd_export import engine
+from cpd_export.engine import FLAVOURS, BuildOptions, build_engine, check_options, choose_flavour
+from cpd_export.engine_file import make_engine, rebuild
+from cpd_export.gpu import Gpu
+
+RTX = FLAVOURS["tensorrt_rtx"]
+OPTIONS = BuildOptions(max_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        ("tensorrt_rtx", BuildOptions(version_compatible=True), "tensorrt_rtx has no version_compatible engines"),
+        ("tensorrt_rtx", BuildOptions(hardware_compatible=True), "tensorrt_rtx has no hardware_compatible engines"),
+        ("tensorrt_rtx", BuildOptions(compute_capabilities=("9.0",)), "compute capability 9.0 .*8.9"),
+        ("tensorrt", BuildOptions(compute_capabilities=("8.9",)), "for the GPU of this machine"),
+    ],
+)
+def test_what_a_flavour_cannot_do_is_said_before_building(module: str, options: BuildOptions, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_options(FLAVOURS[module], options)
+
+
+def test_what_a_flavour_can_do_is_allowed() -> None:
+    check_options(FLAVOURS["tensorrt"], BuildOptions(version_compatible=True, hardware_compatible=True))
+    check_options(RTX, BuildOptions(compute_capabilities=RTX.targets))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("tensorrt_lean", "tensorrt_lean runs engines and cannot build them"),
+        ("openvino", "openvino is no TensorRT known here .*tensorrt_rtx"),
+    ],
+)
+def test_a_flavour_that_cannot_build_is_refused(module: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        choose_flavour(OPTIONS, module)
+
+
+def test_full_tensorrt_is_chosen_where_it_can_build_and_rtx_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a GPU", "8.9"))
+    assert choose_flavour(OPTIONS).module == "tensorrt"
+    monkeypatch.setattr(engine, "first_gpu", lambda: None)
+    assert choose_flavour(OPTIONS).module == "tensorrt_rtx"
+    with pytest.raises(ExportError, match="tensorrt builds on a GPU, and this machine has none"):
+        choose_flavour(OPTIONS, "tensorrt")
+
+
+def test_without_any_tensorrt_every_reason_and_the_remedy_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError) as raised:
+        choose_flavour(OPTIONS)
+    for part in ("tensorrt is not installed", "tensorrt_rtx is not installed", "pip install tensorrt_rtx_cu13"):
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("values", [{"max_batch": 0}, {"workspace_bytes": -1}, {"max_batch": "8"}])
+def test_impossible_options_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        BuildOptions(**values)  # type: ignore[arg-type]
+
+
+def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> None:
+    path = colour_model.with_suffix(".trt")
+    info = make_engine(colour_model, path, OPTIONS)
+    manifest = Manifest.from_json(engine_manifest_path(path).read_text(), "it")
+    assert manifest.engine == info
+    assert (info.flavour, info.onnx) == ("tensorrt_rtx", "colours.onnx")
+    assert info.target == "compute capability 8.0, 8.6, 8.9, 12.0+"
+    assert (info.engine_sha256, info.onnx_sha256) == (file_sha256(path), file_sha256(colour_model))
+    assert info.options["max_batch"] == 4
+    assert manifest.labels == ("red", "green", "blue")
+
+
+def test_named_targets_are_built_for(colour_model: Path) -> None:
+    built, cache = build_engine(colour_model.read_bytes(), BuildOptions(compute_capabilities=("8.9", "12.0")), RTX)
+    assert built.target == "compute capability 8.9, 12.0"
+    assert cache == b"", "tensorrt_rtx measures nothing, so it has nothing to remember"
+    assert len(built.data) > 0
+
+
+def test_too_little_workspace_names_the_setting(write_conv_model: Callable[[], bytes]) -> None:
+    with pytest.raises(ExportError, match=r"raise export\.workspace_bytes, now 1"):
+        build_engine(write_conv_model(), BuildOptions(workspace_bytes=1), RTX)
+
+
+@pytest.fixture
+def write_conv_model() -> Callable[[], bytes]:
+    """A convolution, which needs scratch memory."""
+
+    def write() -> bytes:
+        import numpy as np
+
+        weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), dtype=np.float32), "weight")
+        graph = helper.make_graph(
+            [
+                helper.make_node("Cast", ["frames"], ["pixels"], to=TensorProto.FLOAT),
+                helper.make_node("Conv", ["pixels", "weight"], ["logits"]),
+            ],
+            "conv",
+            [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["batch", 3, 32, 32])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 8, 30, 30])],
+            [weight],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        return bytes(model.SerializeToString())
+
+    return write
+
+
+def test_an_operator_tensorrt_lacks_is_named(colour_model: Path) -> None:
+    model = onnx.load(colour_model)
+    model.graph.node[1].op_type, model.graph.node[1].domain = "ColourMean", "made.up"
+    model.opset_import.append(helper.make_opsetid("made.up", 1))
+    with pytest.raises(ExportError, match=r"cannot read the graph: .*ColourMean"):
+        build_engine(model.SerializeToString(), OPTIONS, RTX)
+
+
+def test_uint8_anywhere_but_at_the_input_is_named(colour_model: Path) -> None:
+    model = onnx.load(colour_model)
+    cast = model.graph.node[0]
+    model.graph.node.insert(0, helper.make_node("Identity", ["frames"], ["copied"]))
+    model.graph.node.insert(1, helper.make_node("Concat", ["copied", "copied"], ["doubled"], axis=1))
+    cast.input[0] = "doubled"
+    with pytest.raises(ExportError, match="cannot read the graph"):
+        build_engine(model.SerializeToString(), OPTIONS, RTX)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty", "tampered", "missing"])
+def test_a_model_that_is_none_of_ours_makes_no_engine(
+    write_model: Callable[..., Path], tmp_path: Path, damage: str
+) -> None:
+    from cpd.onnx_file import graph_sha256
+
+    digest = graph_sha256(write_model(tmp_path / "plain.onnx").read_bytes())
+    path = write_model(tmp_path / "student.onnx", graph_sha256=digest)
+    old = tmp_path / "student.trt"
+    old.write_bytes(b"the last good one")
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "tampered":
+        path.write_bytes(data.replace(b"pixels", b"pixeds", 1))
+    else:
+        path.write_bytes({"truncated": data[:-40], "foreign": b"GIF89a" * 9, "empty": b""}[damage])
+    with pytest.raises(EngineError, match=r"student\.onnx: "):
+        make_engine(path, old, OPTIONS)
+    assert old.read_bytes() == b"the last good one"
+    assert not engine_manifest_path(old).exists()
+
+
+def test_an_engine_is_built_again_with_the_options_it_had(colour_model: Path) -> None:
+    path = colour_model.with_suffix(".trt")
+    first = make_engine(colour_model, path, BuildOptions(max_batch=3, compute_capabilities=("8.9",)))
+    path.write_bytes(b"of another machine")
+    again = rebuild(path)
+    assert again.options["max_batch"] == 3
+    assert again.target != first.target, "it was built again because the GPU is another"
+    assert file_sha256(path) == again.engine_sha256
+
+
+@pytest.mark.parametrize("manifest", [None, "", "{}", "\0"])
+def test_an_engine_without_a_manifest_is_built_from_the_model_of_its_name(
+    colour_model: Path, manifest: str | None
+) -> None:
+    path = colour_model.with_suffix(".trt")
+    if manifest is not None:
+        engine_manifest_path(path).write_text(manifest)
+    info = rebuild(path)
+    assert (info.onnx, info.options["max_batch"]) == ("colours.onnx", BuildOptions().max_batch)
+
+
+def test_nothing_is_built_again_from_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot be built again without student\.onnx"):
+        rebuild(tmp_path / "student.trt")
+
+
+@pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_batch": "many"}, {"workspace_bytes": 1.5}])
+def test_impossible_options_in_a_manifest_are_an_error(colour_model: Path, options: dict[str, object]) -> None:
+    path = colour_model.with_suffix(".trt")
+    make_engine(colour_model, path, OPTIONS)
+    values = json.loads(engine_manifest_path(path).read_text())
+    del values[SEAL]
+    values["engine"]["options"] |= options
+    engine_manifest_path(path).write_text(json.dumps({**values, SEAL: _digest(values)}))
+    with pytest.raises(ExportError, match="the engine's options cannot be used"):
+        rebuild(path)
