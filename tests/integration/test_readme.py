@@ -24,7 +24,8 @@ from cpd.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/guide.md")}
-MINIMAL = {"name": "demo", "data": {"rendered": {}}, "teacher": {}, "student": {}}
+MINIMAL = {"name": "demo", "data": "{rendered: {}}", "teacher": "{}", "student": "{}"}
+"""What a part of a pipeline.yaml needs besides, to be a whole one."""
 SHORT = {"check": ["--max-time", "10"], "record": ["--rounds", "10"]}
 """What keeps a measurement short here; without time a check may stay undecided."""
 
@@ -137,11 +138,12 @@ def test_a_command_works(page: str, command: str, workspace: Path) -> None:
 
 @pytest.mark.parametrize("text", [text for page in PAGES for text in settings(page)])
 def test_settings_are_accepted(text: str, tmp_path: Path) -> None:
-    shown = yaml.safe_load(text)
-    whole = {**MINIMAL, **shown}
+    others = (
+        {} if text.startswith("# ") else {key: MINIMAL[key] for key in MINIMAL.keys() - yaml.safe_load(text).keys()}
+    )
     path = tmp_path / "pipeline.yaml"
-    path.write_text(text if "name" in shown else yaml.safe_dump(whole, sort_keys=False))
-    assert load_config(path).name == whole["name"]
+    path.write_text(text + "".join(f"{key}: {value}\n" for key, value in others.items()))
+    load_config(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.name)
