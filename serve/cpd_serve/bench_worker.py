@@ -94,9 +94,10 @@ class Worker:
     def ask(self, what: str, *arguments: Any) -> None:
         """Sends a command; ``answer`` waits for what comes back."""
         if self._process is None:
-            self._process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
+            process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
             with _interrupts_ignored():
-                self._process.start()
+                process.start()
+            self._process = process
             self._theirs.close()
         try:
             self._connection.send((what, *arguments))
