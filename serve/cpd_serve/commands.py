@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Sequence
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from cpd_serve.batch import label_videos
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer, Question
 from cpd_serve.runner import Runner, open_runner, usable_cpus
+
+if TYPE_CHECKING:
+    from cpd_serve.streaming import Answerer
 
 
 def label(
@@ -59,16 +63,16 @@ def watch(engine: str, source: str, provider: str | None, window_s: float, strid
         CpdError: the model cannot be loaded, or the stream cannot be opened.
     """
     from cpd_serve.sources import open_source
-    from cpd_serve.streaming import Progress, SlidingWindow, Smoother, label_changes
+    from cpd_serve.streaming import Progress, Smoother, label_changes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping end with the summary
     with open_runner(engine, provider) as runner, open_source(source, runner.manifest.clip) as frames:
         emit("start", video=source, engine=str(runner.path), runtime=runner.runtime, provider=runner.provider,
              window_s=window_s, stride_s=stride_s)  # fmt: skip
-        window, progress, start_s = SlidingWindow(runner.manifest.clip, window_s, stride_s), Progress(), perf_counter()
-        reason = ""
+        answerer, labels = answerer_of(runner, window_s, stride_s), runner.manifest.labels
+        progress, reason, start_s = Progress(), "", perf_counter()
         try:
-            for change in label_changes(runner, frames, window, Smoother(smoothing_s), progress):
+            for change in label_changes(answerer, labels, frames, Smoother(smoothing_s), progress):
                 emit("label", time_s=change.time_s, label=change.label, probability=change.probability)
         except KeyboardInterrupt:
             reason = "interrupted"
@@ -79,6 +83,16 @@ def watch(engine: str, source: str, provider: str | None, window_s: float, strid
         emit("end", reason=reason, frames=frames.frames, dropped=frames.dropped, answers=progress.answers,
              seconds=elapsed_s, fps=progress.frames / elapsed_s, sustainable_fps=progress.sustainable_fps)  # fmt: skip
     return int(reason not in ("", "interrupted"))
+
+
+def answerer_of(runner: Runner, window_s: float, stride_s: float) -> Answerer:
+    """Frame by frame where the model was exported for it, else by a sliding window."""
+    from cpd_serve.onnx_runner import OnnxStreamRunner
+    from cpd_serve.streaming import ByFrame, ByWindow
+
+    if isinstance(runner, OnnxStreamRunner):
+        return ByFrame(runner, window_s)
+    return ByWindow(runner, window_s, stride_s)
 
 
 def emit(event: str, **values: object) -> None:

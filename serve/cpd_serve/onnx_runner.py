@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from cpd.errors import EngineError
+from cpd.manifest import Manifest
 from cpd.onnx_file import manifest_of
 from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Frames, Logits, check_frames, usable_cpus
@@ -18,41 +22,48 @@ SHORT_NAMES = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+NEXT = "next_"
+"""Prefix of the output that is given to the input of the same name with the following frame."""
+Caches = dict[str, NDArray[np.float32]]
 FATAL_ONLY = 4
 """onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
 
 
+def load(path: Path, provider: str | None = None, threads: int | None = None) -> OnnxRunner:
+    """Loads an ONNX file; see ``cpd_serve.runner.open_runner``."""
+    provider = choose_provider(provider)
+    wanted = [provider] if provider == SHORT_NAMES["cpu"] else [provider, SHORT_NAMES["cpu"]]
+    data = path.read_bytes()
+    manifest = manifest_of(data, str(path))
+    try:  # from memory: what is loaded is what was checked
+        session = onnxruntime.InferenceSession(data, session_options(threads), providers=wanted)
+    except Exception as error:  # onnxruntime's exceptions share no parent of their own
+        raise EngineError(f"{path}: cannot be loaded: {_reason(error)}", "export it again") from error
+    if provider not in session.get_providers():
+        raise EngineError(
+            f"{path}: {provider} could not be started on this machine", "mend its set-up, or use --provider cpu"
+        )
+    session.disable_fallback()
+    return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
+
+
 class OnnxRunner:
-    """An ONNX file in onnxruntime."""
+    """A graph that takes whole clips, in onnxruntime."""
 
     runtime = "onnxruntime"
 
-    def __init__(self, path: Path, provider: str | None = None, threads: int | None = None) -> None:
-        """Loads the file; see ``cpd_serve.runner.open_runner``."""
-        self.path = path
-        self.provider = choose_provider(provider)
-        wanted = [self.provider] if self.provider == SHORT_NAMES["cpu"] else [self.provider, SHORT_NAMES["cpu"]]
-        data = path.read_bytes()
-        self.manifest = manifest_of(data, str(path))
-        try:  # from memory: what is loaded is what was checked
-            self._session = onnxruntime.InferenceSession(data, session_options(threads), providers=wanted)
-        except Exception as error:  # onnxruntime's exceptions share no parent of their own
-            raise EngineError(f"{path}: cannot be loaded: {_reason(error)}", "export it again") from error
-        if self.provider not in self._session.get_providers():
-            raise EngineError(
-                f"{path}: {self.provider} could not be started on this machine",
-                "mend its set-up, or use --provider cpu",
-            )
-        self._session.disable_fallback()
-        self._check_signature()
+    def __init__(self, path: Path, manifest: Manifest, session: onnxruntime.InferenceSession, provider: str) -> None:
+        """
+        Raises:
+            EngineError: the graph does not take and give what its manifest says.
+        """
+        self.path, self.manifest, self.provider, self._session = path, manifest, provider, session
+        self._check("frames", manifest.clip.shape)
 
     def predict(self, frames: Frames) -> Logits:
         check_frames(frames, self.manifest)
-        try:
-            (logits,) = self._session.run(["logits"], {"frames": frames})
-        except Exception as error:
-            raise EngineError(f"{self.path}: failed on {self.provider}: {_reason(error)}") from error
-        return logits  # type: ignore[no-any-return]  # onnxruntime is not typed
+        (logits,) = self._run({"frames": frames})
+        return logits
 
     def close(self) -> None:
         self._session = None
@@ -65,29 +76,81 @@ class OnnxRunner:
     ) -> None:
         self.close()
 
-    def _check_signature(self) -> None:
-        """The graph must take and give what its manifest says.
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        try:
+            return self._session.run(None, inputs)  # type: ignore[no-any-return]  # onnxruntime is not typed
+        except Exception as error:
+            raise EngineError(f"{self.path}: failed on {self.provider}: {_reason(error)}") from error
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Compares the first input and output, and pairs the rest, which are caches.
 
         Raises:
-            EngineError: it does not.
+            EngineError: the graph is another than its manifest describes.
         """
-        (inputs, outputs) = self._session.get_inputs(), self._session.get_outputs()
-        found = [(node.name, node.type, node.shape[1:]) for node in (*inputs, *outputs)]
-        want = [
-            ("frames", "tensor(uint8)", list(self.manifest.clip.shape)),
-            ("logits", "tensor(float)", [len(self.manifest.labels)]),
-        ]
-        same = len(found) == len(want) and all(
-            (name, kind) == (want_name, want_kind)
-            and len(sizes) == len(want_sizes)
-            and all(
-                size == want_size or not isinstance(size, int)
-                for size, want_size in zip(sizes, want_sizes, strict=True)
-            )
-            for (name, kind, sizes), (want_name, want_kind, want_sizes) in zip(found, want, strict=True)
+        (first, *caches), (logits, *kept) = self._session.get_inputs(), self._session.get_outputs()
+        good = (
+            (first.name, first.type, fits(first.shape, shape)) == (name, "tensor(uint8)", True)
+            and fits(logits.shape, (len(self.manifest.labels),))
+            and (logits.name, logits.type) == ("logits", "tensor(float)")
+            and [node.name for node in kept] == [NEXT + node.name for node in caches]
+            and self.manifest.streaming == bool(caches)
         )
-        if not same:
+        if not good:
+            found = [(node.name, node.type, node.shape) for node in (first, *caches, logits, *kept)]
             raise EngineError(f"{self.path}: its graph does not match its manifest: {found}", "export it again")
+
+
+class OnnxStreamRunner(OnnxRunner):
+    """A graph that takes one frame and what it kept of those before, in onnxruntime."""
+
+    def __init__(self, path: Path, manifest: Manifest, session: onnxruntime.InferenceSession, provider: str) -> None:
+        """
+        Raises:
+            EngineError: the graph does not take and give what its manifest says.
+        """
+        self.path, self.manifest, self.provider, self._session = path, manifest, provider, session
+        self._check("frame", manifest.clip.shape[1:])
+        self._cache_shapes = {node.name: node.shape[1:] for node in session.get_inputs()[1:]}
+        self._caches = self._empty(1)
+
+    def predict(self, frames: Frames) -> Logits:
+        """Clips from their first frame on; what ``push`` was given does not matter."""
+        check_frames(frames, self.manifest)
+        caches = self._empty(len(frames))
+        for index in range(frames.shape[1]):
+            logits, caches = self._step(frames[:, index], caches)
+        return logits
+
+    def push(self, pixels: NDArray[np.uint8]) -> Logits:
+        """Takes the next frame of the stream.
+
+        Args:
+            pixels: (height, width, 3) uint8.
+
+        Returns:
+            (1, classes) for the stream up to here.
+        """
+        logits, self._caches = self._step(pixels[None], self._caches)
+        return logits
+
+    def reset(self) -> None:
+        """Forgets the frames before: the next one begins another stream."""
+        self._caches = self._empty(1)
+
+    def _step(self, frame: NDArray[np.uint8], caches: Caches) -> tuple[Logits, Caches]:
+        logits, *kept = self._run({"frame": frame, **caches})
+        return logits, dict(zip(caches, kept, strict=True))
+
+    def _empty(self, batch: int) -> Caches:
+        return {name: np.zeros((batch, *shape), np.float32) for name, shape in self._cache_shapes.items()}
+
+
+def fits(found: Sequence[int | str | None], wanted: tuple[int, ...]) -> bool:
+    """Whether a tensor takes a batch of this shape; sizes that are names may be any."""
+    return len(found) == len(wanted) + 1 and all(
+        size == want or not isinstance(size, int) for size, want in zip(found[1:], wanted, strict=True)
+    )
 
 
 def choose_provider(name: str | None) -> str:

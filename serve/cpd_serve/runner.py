@@ -89,9 +89,9 @@ def usable_cpus() -> int:
 
 
 def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:
-    from cpd_serve.onnx_runner import OnnxRunner
+    from cpd_serve.onnx_runner import load
 
-    return OnnxRunner(path, provider, threads)
+    return load(path, provider, threads)
 
 
 def _load_engine(path: Path, provider: str | None, threads: int | None) -> Runner:

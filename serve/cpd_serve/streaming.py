@@ -1,4 +1,4 @@
-"""Labels of an endless video: a sliding window over its frames, smoothed answers, and events when the label changes."""
+"""Labels of an endless video, frame by frame or by a sliding window: smoothed, with events when the label changes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, segment_indices
 from cpd_serve.labelling import probabilities, top_labels
-from cpd_serve.runner import Frames, Runner
+from cpd_serve.runner import Frames, Logits, Runner
 from cpd_serve.sources import TimedFrame
+
+if TYPE_CHECKING:
+    from cpd_serve.onnx_runner import OnnxStreamRunner
 
 MAX_FRAMES_A_SEGMENT = 8
 """A window keeps at most this many frames for each one the model looks at, so its memory has a bound."""
+
+DUE_TOLERANCE = 0.1
+"""A frame that comes this part of an interval early is taken for the one that is due: clocks of streams are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +120,57 @@ class Smoother:
         return self._value
 
 
+class Answerer(Protocol):
+    """Turns the frames of a stream into logits."""
+
+    def push(self, frame: TimedFrame) -> Logits | None:
+        """Takes the next frame; (1, classes) where there is an answer now."""
+
+    def last(self) -> Logits | None:
+        """An answer from the frames there were, for a stream that ended before its first."""
+
+
+class ByWindow:
+    """Shows a model of whole clips the last seconds, again and again."""
+
+    def __init__(self, runner: Runner, window_s: float, stride_s: float) -> None:
+        self._runner, self._window = runner, SlidingWindow(runner.manifest.clip, window_s, stride_s)
+
+    def push(self, frame: TimedFrame) -> Logits | None:
+        clip = self._window.push(frame)
+        return None if clip is None else self._runner.predict(clip)
+
+    def last(self) -> Logits | None:
+        return self._runner.predict(self._window.clip())
+
+
+class ByFrame:
+    """Shows a streaming model one frame at a time: each costs the same, and none is shown twice.
+
+    The frames are as far apart as those of a window would be, since that is what the model has learned to see.
+    """
+
+    def __init__(self, runner: OnnxStreamRunner, window_s: float) -> None:
+        self._runner, self._window_s = runner, window_s
+        self._interval_s = window_s / runner.manifest.clip.frames
+        self._before_s = self._due_s = -math.inf
+
+    def push(self, frame: TimedFrame) -> Logits | None:
+        if not 0 <= frame.time_s - self._before_s <= self._window_s:
+            self._runner.reset()  # the stream began anew, or a gap is longer than the window
+            self._due_s = frame.time_s
+        self._before_s = frame.time_s
+        if frame.time_s < self._due_s - DUE_TOLERANCE * self._interval_s:
+            return None
+        self._due_s = max(self._due_s + self._interval_s, frame.time_s)
+        return self._runner.push(frame.pixels)
+
+    def last(self) -> Logits | None:
+        return None  # the first frame has an answer already
+
+
 def label_changes(
-    runner: Runner, frames: Iterable[TimedFrame], window: SlidingWindow, smoother: Smoother, progress: Progress
+    answerer: Answerer, labels: tuple[str, ...], frames: Iterable[TimedFrame], smoother: Smoother, progress: Progress
 ) -> Iterator[Change]:
     """Labels a stream and yields the first label and every change of it.
 
@@ -124,11 +180,11 @@ def label_changes(
     """
     label = ""
 
-    def answer(time_s: float, clip: Frames) -> Change | None:
+    def changed(time_s: float, logits: Logits) -> Change | None:
         nonlocal label
         progress.answers += 1
-        shares = smoother.update(time_s, probabilities(runner.predict(clip))[0])
-        ((best, probability),) = top_labels(shares, runner.manifest.labels, 1)
+        shares = smoother.update(time_s, probabilities(logits)[0])
+        ((best, probability),) = top_labels(shares, labels, 1)
         if best == label:
             return None
         label = best
@@ -137,12 +193,13 @@ def label_changes(
     for frame in frames:
         start_s = perf_counter()
         progress.frames += 1
-        clip = window.push(frame)
-        change = answer(frame.time_s, clip) if clip is not None else None
+        logits = answerer.push(frame)
+        change = changed(frame.time_s, logits) if logits is not None else None
         progress.busy_s += perf_counter() - start_s
         if change:
             yield change
-    if progress.frames and not progress.answers:  # shorter than one window: what there is, is the window
-        change = answer(frame.time_s, window.clip())
+    if progress.frames and not progress.answers:
+        logits = answerer.last()
+        change = changed(frame.time_s, logits) if logits is not None else None
         if change:
             yield change

@@ -10,14 +10,25 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from cpd.clip import ClipSpec
 from cpd.container import open_file
 from cpd.errors import VideoError
+from cpd.manifest import METADATA_KEY, Manifest
 from cpd_serve.runner import open_runner
 from cpd_serve.sources import WAITING_FRAMES, Source, TimedFrame, open_source
-from cpd_serve.streaming import MAX_FRAMES_A_SEGMENT, Progress, SlidingWindow, Smoother, label_changes
+from cpd_serve.streaming import (
+    MAX_FRAMES_A_SEGMENT,
+    ByFrame,
+    ByWindow,
+    Progress,
+    SlidingWindow,
+    Smoother,
+    label_changes,
+)
 
 SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32))
 COLOURS = {"red": (240, 0, 0), "green": (0, 240, 0), "blue": (0, 0, 240)}
@@ -103,8 +114,8 @@ def test_changes_of_the_label_are_told(
     path = write_video(coloured("red", "blue", "blue", count=50), "libx264")
     progress = Progress()
     with open_runner(colour_model) as runner, open_source(str(path), runner.manifest.clip) as source:
-        window = SlidingWindow(runner.manifest.clip, window_s=1.0, stride_s=0.25)
-        changes = list(label_changes(runner, source, window, Smoother(smoothing_s), progress))
+        answerer = ByWindow(runner, window_s=1.0, stride_s=0.25)
+        changes = list(label_changes(answerer, runner.manifest.labels, source, Smoother(smoothing_s), progress))
     assert [change.label for change in changes] == ["red", "blue"]
     assert changes[0].time_s == pytest.approx(1.0, abs=0.05)
     assert 2.4 < changes[1].time_s < 4.5
@@ -118,9 +129,69 @@ def test_changes_of_the_label_are_told(
 def test_a_stream_shorter_than_a_window_is_labelled_all_the_same(write_video: WriteVideo, colour_model: Path) -> None:
     path = write_video(coloured("green", count=5))
     with open_runner(colour_model) as runner, open_source(str(path), runner.manifest.clip) as source:
-        window = SlidingWindow(runner.manifest.clip, window_s=10.0, stride_s=1.0)
-        (change,) = label_changes(runner, source, window, Smoother(0.0), Progress())
+        answerer = ByWindow(runner, window_s=10.0, stride_s=1.0)
+        (change,) = label_changes(answerer, runner.manifest.labels, source, Smoother(0.0), Progress())
     assert change.label == "green"
+
+
+@pytest.fixture
+def stream_model(tmp_path: Path) -> Path:
+    """A streaming graph whose logits are half of this frame's colour, a quarter of that before, and so on."""
+    path = tmp_path / "stream.onnx"
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("Add", ["colour", "past"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["next_past"]),
+        helper.make_node("Identity", ["next_past"], ["logits"]),
+    ]
+    tensors = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
+               for name in ("past", "next_past", "logits")}  # fmt: skip
+    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, ["batch", 32, 32, 3])
+    constants = [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(np.float32(0.5), "half")]
+    graph = helper.make_graph(
+        nodes, "stream", [frame, tensors["past"]], [tensors["logits"], tensors["next_past"]], constants
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    manifest = Manifest("student", "colour", tuple(COLOURS), SPEC, "fp32", 18, "", "", streaming=True)
+    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    onnx.save(model, path)
+    return path
+
+
+def test_a_streaming_model_sees_each_frame_once_and_remembers(stream_model: Path) -> None:
+    with open_runner(stream_model) as runner:
+        answerer = ByFrame(runner, window_s=2.0)  # four frames a window: one each half second
+        frames = [TimedFrame(n / 8, np.full((32, 32, 3), 8 * n, np.uint8)) for n in range(17)]
+        logits = {
+            n: float(found[0, 0]) for n, frame in enumerate(frames) if (found := answerer.push(frame)) is not None
+        }
+        assert list(logits) == [0, 4, 8, 12, 16]
+        expected = 0.0
+        for number, value in logits.items():
+            expected = (expected + 8 * number) / 2
+            assert value == expected
+        again = answerer.push(TimedFrame(100.0, np.full((32, 32, 3), 10, np.uint8)))
+        assert again.tolist() == [[5.0, 5.0, 5.0]]  # after a gap it starts anew
+
+
+def test_a_streaming_model_labels_clips_too(stream_model: Path) -> None:
+    clips = np.arange(2 * 4, dtype=np.uint8).reshape(2, 4, 1, 1, 1) * np.ones((32, 32, 3), np.uint8)
+    with open_runner(stream_model) as runner:
+        runner.push(clips[0, 0])
+        logits = runner.predict(clips)
+    np.testing.assert_allclose(logits[:, 0], [0 / 16 + 1 / 8 + 2 / 4 + 3 / 2, 4 / 16 + 5 / 8 + 6 / 4 + 7 / 2])
+
+
+def test_a_streaming_model_labels_a_stream(write_video: WriteVideo, stream_model: Path) -> None:
+    path, progress = write_video(coloured("red", "blue", count=50), "libx264"), Progress()
+    with open_runner(stream_model) as runner, open_source(str(path), SPEC) as source:
+        answerer = ByFrame(runner, window_s=1.0)
+        changes = list(label_changes(answerer, tuple(COLOURS), source, Smoother(0.0), progress))
+    assert [change.label for change in changes] == ["red", "blue"]
+    assert changes[0].time_s == 0.0
+    assert 2.0 <= changes[1].time_s < 2.6
+    assert progress.answers == 16
 
 
 def test_a_live_stream_that_is_too_fast_loses_its_oldest_frames(write_video: WriteVideo) -> None:
