@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx_ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from cpd_export.graph import tidy
@@ -20,4 +21,7 @@ def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(graph)
     blocked = [*DEFAULT_OP_BLOCK_LIST, *NORMALISATION]
     half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, op_block_list=blocked)
-    return tidy(half)
+    # The converter appends its casts at the end of the node list; ONNX wants every node behind those it reads from.
+    ordered = onnx_ir.from_proto(half)
+    ordered.graph.sort()
+    return tidy(onnx_ir.to_proto(ordered))

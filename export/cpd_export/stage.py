@@ -82,9 +82,13 @@ def run(config: Pipeline, run_dir: Path) -> str:
     times_s = time_sessions(sessions, clips[0], student)
     files = [prove(model, outputs, times_s[model.path], clips, checkpoints[model.role], run_dir) for model in models]
     recommend(files, times_s)
-    for model, file in zip(models, files, strict=True):
-        if file.status == "built":
-            write_model(run_dir, model, file, outputs, clips, checkpoints[model.role])
+    finished = {
+        file.path: finish(run_dir, model, file, outputs, clips, checkpoints[model.role])
+        for model, file in zip(models, files, strict=True)
+        if file.status == "built"
+    }
+    for path, data in finished.items():
+        write_file(run_dir / path, data)
     if config.export.engine:
         files += [build(run_dir, file, config.export) for file in files if file.status == "built"]
     streams = []
@@ -197,15 +201,15 @@ def prove(
     )
 
 
-def write_model(
+def finish(
     run_dir: Path,
     model: Model,
     file: ExportedFile,
     outputs: dict[str, Outputs],
     clips: list[Clip],
     checkpoint: Checkpoint,
-) -> None:
-    """Puts a proven graph in its place, with all that is known of it inside."""
+) -> bytes:
+    """The file of a proven graph, with all that is known of it inside."""
     manifest = replace(
         describe(run_dir, checkpoint, model.graph),
         precision=model.precision,
@@ -213,8 +217,8 @@ def write_model(
         latency_ms=file.latency_ms,
     )
     data = with_manifest(model.graph, manifest)
-    write_file(run_dir / model.path, data)
     file.size_bytes = len(data)
+    return data
 
 
 def describe(run_dir: Path, checkpoint: Checkpoint, graph: onnx.ModelProto) -> Manifest:
