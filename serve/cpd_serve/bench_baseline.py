@@ -36,9 +36,9 @@ KIND = "cpd-bench baseline"
 REFERENCE = Path(__file__).with_name("reference.onnx")
 """Convolutions of about half a millisecond; written by benchmarks/latency/engines.py."""
 SAME_MACHINE_MARGIN = 0.02
-"""Log-ratio by which two sittings on one machine may differ; docs/latency.md tells how it was measured."""
+"""Log-ratio by which two sittings on one machine may differ."""
 OTHER_MACHINE_MARGIN = 0.15
-"""The same between machines: an allowance, not a measurement."""
+"""The same between machines. Both are allowances, not measurements."""
 RECORD_ROUNDS = 60
 RECORD_STARTS = 12
 
