@@ -16,6 +16,9 @@ from cpd_train.loader import ClipLoader
 
 SPEC = ClipSpec(frames=8, resize=64, crop=(56, 56))
 MEAN_GREY_LEVELS_MAX = 1.0
+"""Of 255, on average over the clips."""
+WORST_GREY_LEVELS_MAX = 2.0
+"""For a single clip: synthetic test pictures of the sharpest colour edges, whose chroma the two scale differently."""
 
 
 def loaded_both_ways(paths: list[Path]) -> dict[str, tuple[float, int]]:
@@ -41,8 +44,9 @@ def test_every_codec_of_the_robustness_set(real_data: Path) -> None:
     paths = sorted(path for path in (real_data / "robustness").iterdir() if path.is_file() and path.suffix != ".tsv")
     found = loaded_both_ways(paths)
     assert len(found) > 20, "too few files were read both ways to say anything"
-    apart = {name: mean for name, (mean, _) in found.items() if "8 bit" in name and mean > MEAN_GREY_LEVELS_MAX}
-    assert not apart
+    means = {name: mean for name, (mean, _) in found.items() if "8 bit" in name}
+    assert np.mean(list(means.values())) <= MEAN_GREY_LEVELS_MAX
+    assert not {name: mean for name, mean in means.items() if mean > WORST_GREY_LEVELS_MAX}
 
 
 @pytest.mark.slow
