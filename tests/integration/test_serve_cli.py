@@ -21,7 +21,7 @@ SERVE = [str(Path(sys.executable).with_name("cpd-serve"))]
 
 
 def serve(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*SERVE, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run([*SERVE, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 @pytest.fixture
