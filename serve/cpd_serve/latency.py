@@ -86,8 +86,8 @@ def time_block(run: Callable[[], object], runs: int) -> Samples:
     """(runs,) seconds of calls in a row, after a short rest and one call that is not counted.
 
     A process that has just slept has a whole time slice before it, so its calls are rarely cut in two by other
-    programs: on two busy cores a quarter of 1.7 ms calls were, instead of half, and the noise of a paired ratio
-    halved. (``sched_yield`` instead of sleep made rounds three times longer: since Linux 6.18 it forfeits a share.)
+    programs: on two busy cores an eighth of 1.7 ms calls were, instead of nearly half. (``sched_yield`` instead of
+    sleep made rounds three times longer: Linux 6.18 takes it for giving up a share.)
     """
     time.sleep(REST_S)
     run()
