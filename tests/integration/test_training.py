@@ -124,7 +124,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     ):
         distill.run(config_of(**changes), taught)
     kept = (taught / "student" / "student.safetensors").read_bytes()
-    assert kept == before or read_checkpoint(taught / "student" / "student.safetensors").epoch > 0
+    assert kept == before or all(
+        torch.isfinite(tensor).all() for tensor in load_file(taught / "student" / "student.safetensors").values()
+    )
 
 
 def test_teacher_and_student_that_do_not_fit_are_refused(taught):

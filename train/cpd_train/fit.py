@@ -102,7 +102,7 @@ def fit(
                     terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
                 if not torch.isfinite(loss):
-                    raise _not_finite(terms, role, epoch, index, batch, training)
+                    raise _not_finite(terms, role, epoch, index, batch, training, outcome.epoch)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -197,12 +197,12 @@ def _groups(model: nn.Module, extra: list[nn.Parameter], weight_decay: float) ->
 
 
 def _not_finite(
-    terms: dict[str, Tensor], role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader
+    terms: dict[str, Tensor], role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader, best: int
 ) -> TrainingError:
     name = next((name for name, term in terms.items() if not torch.isfinite(term)), "sum")
     clips = ", ".join(loader.clips[row].path.name for row, _ in batch.views[:4])
     return TrainingError(
-        f"the {name} loss of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips} …); "
-        "the last good checkpoint is kept",
+        f"the {name} loss of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips} …)"
+        + (f"; the checkpoint of epoch {best} is kept" if best else ""),
         f"lower {role}.learning_rate or the weight of the {name} term",
     )
