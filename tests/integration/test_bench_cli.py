@@ -24,7 +24,7 @@ BENCH = [sys.executable, "-c", "from cpd_serve.bench_cli import main; main(prog_
 
 def bench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*BENCH, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, **options
+        [*BENCH, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=600, **options
     )
 
 
