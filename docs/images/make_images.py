@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHT = 1080, 1180
+WIDTH, HEIGHT = 1080, 1140
 """CSS pixels; about the verdict, the gates and the models."""
 
 

@@ -26,8 +26,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/guide.md")}
 MINIMAL = {"name": "demo", "data": "{rendered: {}}", "teacher": "{}", "student": "{}"}
 """What a part of a pipeline.yaml needs besides, to be a whole one."""
-SHORT = {"check": ["--max-time", "10"], "record": ["--rounds", "10"]}
+SHORT = {"check": ["--max-time", "10"], "record": ["--rounds", "10", "--max-time", "30"]}
 """What keeps a measurement short here; without time a check may stay undecided."""
+TOO_BUSY = "undisturbed rounds"
+"""In the error of a recording that found no quiet moment: the command works, the machine does not rest."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -130,10 +132,15 @@ def test_a_command_works(page: str, command: str, workspace: Path) -> None:
     else:
         assert words[0] in ("cpd-pipeline", "cpd-serve", "cpd-bench"), f"nothing here knows how to try {command}"
         if "baseline.json" in words and words[1] == "check":
-            run(["cpd-bench", "record", "--engine", "old.onnx", "--output", "baseline.json", *SHORT["record"]])
+            recorded = run(
+                ["cpd-bench", "record", "--engine", "old.onnx", "--output", "baseline.json", *SHORT["record"]]
+            )
+            if TOO_BUSY in recorded.stderr:
+                pytest.skip(f"no baseline can be recorded here now: {recorded.stderr.strip()}")
         done = run([*words, *(SHORT.get(words[1], []) if words[0] == "cpd-bench" else [])])
         undecided = words[:2] == ["cpd-bench", "check"] and done.returncode == 4
-        assert done.returncode == 0 or undecided, done.stdout + done.stderr
+        busy = words[:2] == ["cpd-bench", "record"] and TOO_BUSY in done.stderr
+        assert done.returncode == 0 or undecided or busy, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("text", [text for page in PAGES for text in settings(page)])
