@@ -56,14 +56,9 @@ def render_clip(label: str, size: int, rng: np.random.Generator) -> NDArray[np.u
     Returns:
         (STATES * FRAMES_PER_STATE, size, size, 3) uint8 RGB.
     """
-    ordered, step = MOTIONS[label]
     half = size // 2
     things = [_texture(half, rng), _wedge(half, rng), _disc(half, rng), _ball(half, rng)]
-    start = int(rng.integers(STATES))
-    orders = [
-        (start + step * np.arange(STATES)) % STATES if thing == ordered else rng.permutation(STATES)
-        for thing in range(4)
-    ]
+    orders = state_orders(label, rng)
     places = rng.permutation(4)
     frames = np.empty((STATES, size, size, 3))
     for thing, (draw, order, place) in enumerate(zip(things, orders, places, strict=True)):
@@ -74,6 +69,14 @@ def render_clip(label: str, size: int, rng: np.random.Generator) -> NDArray[np.u
             frames[moment, top : top + half, left : left + half] = coverage * ink + (1 - coverage) * paper
     noisy = frames + rng.normal(0, 0.02, frames.shape)
     return np.repeat((noisy.clip(0, 1) * 255).round().astype(np.uint8), FRAMES_PER_STATE, axis=0)
+
+
+def state_orders(label: str, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(4 things, STATES moments): the state of each thing at each moment of a clip of a class."""
+    ordered, step = MOTIONS[label]
+    orders = np.stack([rng.permutation(STATES) for _ in range(4)])
+    orders[ordered] = (rng.integers(STATES) + step * np.arange(STATES)) % STATES
+    return orders
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
