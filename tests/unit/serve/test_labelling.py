@@ -39,7 +39,7 @@ def test_labels_come_most_probable_first() -> None:
 
 
 def test_a_video_gets_its_label_and_its_times(write_video: WriteVideo, colour_model: Path) -> None:
-    path = write_video(coloured((10, 10, 240)))
+    path = write_video(coloured((60, 10, 240)))
     with open_runner(colour_model) as runner:
         answer = label_video(runner, path, Question(top_k=2))
     assert [label for label, _ in answer.predictions] == ["blue", "red"]
