@@ -121,6 +121,27 @@ def status(config: Path, overrides: tuple[str, ...], output: str | None) -> None
 
 
 @main.command()
+@CONFIG
+@click.option("--triton", "repository", metavar="DIR", required=True, type=click.Path(path_type=Path),
+              help="Model repository to add to; made if need be.")  # fmt: skip
+@SET
+@OUTPUT
+def export(config: Path, repository: Path, overrides: tuple[str, ...], output: str | None) -> None:
+    """Add the exported students of a run to a model repository of Triton Inference Server.
+
+    
+    Example:
+      cpd-pipeline export pipeline.yaml --triton models/
+    """
+    from cpd.config_file import load_config
+    from cpd_export.triton import export_triton
+
+    settings = load_config(config, _overrides(overrides, output=output))
+    for name in export_triton(settings.run_dir, repository, settings.export.max_batch):
+        click.echo(repository / name)
+
+
+@main.command()
 @click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Write report.html again from report.json."""

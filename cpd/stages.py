@@ -164,7 +164,8 @@ def _exported(run_dir: Path) -> list[str]:
     """The models that the export stage built, as it lists them itself, with the manifests beside engines."""
     listing = run_dir / "export/export.json"
     try:
-        built = [file["path"] for file in _json(listing)["files"] if file["status"] == "built"]
+        table = _json(listing)
+        built = [file["path"] for file in [*table["files"], *table.get("streams", [])] if file["status"] == "built"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         built = []  # missing or damaged since: the stage that owns it is stale and comes first
     manifests = [f"{path}.json" for path in built if path.endswith(".trt")]
@@ -221,7 +222,10 @@ STAGES = (
         name="export",
         run=_export,
         config=("seed", "export"),
-        inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", "student/student.safetensors"],
+        inputs=lambda config, _: [
+            *_clips(config), "teacher/teacher.safetensors", "student/student.safetensors",
+            "teacher/test_logits.npz", "student/test_logits.npz",
+        ],
         sources=_source_clips,
         outputs=lambda _, run_dir: _exported(run_dir),
         packages=("torch", "onnx", "onnxscript", "av", *RUNTIMES),

@@ -156,7 +156,8 @@ def compared(new: Facts, baseline: Facts) -> Iterator[tuple[str, str, str]]:
 
     def both(what: str, unit: str, ours: float | None, theirs: float | None) -> Iterator[tuple[str, str, str]]:
         if ours is not None and theirs is not None:
-            yield what, *(f"{value:,.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}" for value in (ours, theirs))
+            one, other = (f"{value:,.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}" for value in (ours, theirs))
+            yield what, one, other
 
     if new.latency and baseline.latency:
         for name in ("p50", "p90", "p99"):

@@ -134,6 +134,11 @@ def test_teacher_and_student_that_do_not_fit_are_refused(taught):
         distill.run(config_of(clip=BASE["clip"] | {"frames": 4}), taught)
 
 
+def test_a_mirrored_label_that_does_not_exist_is_named(taught):
+    with pytest.raises(DataError, match="flip_labels names 'drift_lfet'"):
+        distill.run(config_of(augment={"flip": True, "flip_labels": {"drift_left": "drift_lfet"}}), taught)
+
+
 def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
     prepare.run(config_of(), tmp_path)
     checkpoint = taught / "teacher" / "teacher.safetensors"

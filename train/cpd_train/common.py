@@ -11,6 +11,7 @@ import torch
 from cpd.clip import ClipSpec
 from cpd.config import Model, Pipeline
 from cpd.dataset import Split, read_clips
+from cpd.errors import DataError
 from cpd_train.fit import choose_device
 from cpd_train.loader import ClipLoader
 from cpd_train.models import ModelSpec, VideoClassifier, build_model, load_pretrained
@@ -28,8 +29,16 @@ class Setting:
 
     @classmethod
     def of(cls, config: Pipeline, run_dir: Path) -> Setting:
-        """Reads what the data stage wrote, and seeds torch: two runs on a CPU are then identical."""
+        """Reads what the data stage wrote, and seeds torch: two runs on a CPU are then identical.
+
+        Raises:
+            DataError: ``augment.flip_labels`` names a class the data lacks.
+        """
         data = json.loads((run_dir / "data" / "data.json").read_text())
+        mapped = config.augment.flip_labels
+        for label in (*mapped, *mapped.values()):
+            if label not in data["labels"]:
+                raise DataError(f"augment.flip_labels names {label!r}, which is no class of the data", "mend the name")
         torch.manual_seed(config.seed)
         return cls(config, run_dir, tuple(data["labels"]), data["sha256"], choose_device(config.device))
 
