@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cpd.errors import ExportError
+from cpd.tensorrt_log import keep_errors
 from cpd_export.gpu import first_gpu
 
 
@@ -159,7 +160,7 @@ def build_engine(
         ExportError: TensorRT cannot read the graph or cannot build it; names the node or the limit.
     """
     trt = importlib.import_module(flavour.module)
-    log = _keep_errors(trt)
+    log = keep_errors(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
@@ -227,18 +228,3 @@ def _build_error(flavour: Flavour, options: BuildOptions, reason: str) -> Export
     if "workspace" in reason:
         remedy = f"raise export.workspace_bytes, now {options.workspace_bytes}"
     return ExportError(f"{flavour.module} cannot build the engine: {reason or 'TensorRT gave no reason'}", remedy)
-
-
-def _keep_errors(trt: Any) -> Any:
-    """A TensorRT logger that keeps its last error for the exception, instead of printing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT is not typed
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = " ".join(message.split())
-
-    return Log()

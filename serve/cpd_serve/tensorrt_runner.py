@@ -12,13 +12,14 @@ import re
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from cpd.dataset import file_sha256
 from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
+from cpd.tensorrt_log import keep_errors
 from cpd_serve.cuda_driver import DRIVER_LIBRARY, driver_present
 from cpd_serve.runner import Frames, Logits, check_frames
 
@@ -48,7 +49,7 @@ class TensorRtRunner:
         self.provider = device.name
         trt = importlib.import_module(self.runtime)
         check_version(path, info, trt.__version__)
-        self._log = _keep_errors(trt)
+        self._log = keep_errors(trt)
         self._engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             reason = self._log.last or "TensorRT gave no reason"
@@ -166,18 +167,3 @@ def onnx_remedy(path: Path, info: EngineInfo) -> str:
     if onnx.is_file():
         return f"{onnx} runs here: cpd-serve --engine {onnx}"
     return f"{info.onnx}, which it was built from, would run here; it is not beside the engine"
-
-
-def _keep_errors(trt: Any) -> Any:
-    """A TensorRT logger that keeps its last error for the exception, instead of printing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT is not typed
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = " ".join(message.split())
-
-    return Log()
