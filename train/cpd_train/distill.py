@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ class Collaboration:
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""
-        scene = Scene(self.student.with_features(batch.frames), self.teacher(batch), batch.labels, self.fixed)
+        ours = self.student.with_features(batch.frames)
+        scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
         confidence = None
         if self.distill.collaboration == "confidence":
             confidence = collaboration.teacher_confidence(scene.theirs.logits.float(), batch.labels)

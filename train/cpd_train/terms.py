@@ -23,11 +23,16 @@ class Scene:
     """One batch as the terms see it."""
 
     ours: Features
-    theirs: Answer
+    ask: Callable[[], Answer]
+    """The teacher, who is asked once, and only if a term needs to know."""
     labels: Tensor
     """(batch,) int64."""
     fixed: Fixed
     """What stays the same from batch to batch."""
+
+    @cached_property
+    def theirs(self) -> Answer:
+        return self.ask()
 
     @cached_property
     def our_maps(self) -> list[Tensor]:

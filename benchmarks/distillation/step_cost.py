@@ -1,0 +1,77 @@
+"""What a training step costs with each loss, measured in turns: ratios to a plain CE and a plain KD step.
+
+    python benchmarks/distillation/step_cost.py [--rounds 15]
+
+MIRACL's models and clip size with random weights and frames: what a step costs does not depend on what is in them.
+"fresh" asks the teacher at every step; "kept" finds its answers remembered, as from the second meeting of a view on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import click
+import torch
+from methods import METHODS
+
+from cpd.clip import ClipSpec
+from cpd.config import Distill
+from cpd_train.distill import Collaboration
+from cpd_train.loader import Batch
+from cpd_train.models import ModelSpec, build_model
+
+CLIP, LABELS, BATCH = ClipSpec(frames=8, resize=(48, 96), crop=(40, 80)), 10, 32
+COMPARED = ("ce", "kd", "spectrum", "spectrum+parameters", "spectrum+parameters, learned")
+
+
+@click.command()
+@click.option("--rounds", default=15, show_default=True)
+def main(rounds: int) -> None:
+    """Prints milliseconds a step and the ratios, medians over rounds."""
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (BATCH, *CLIP.shape), dtype=torch.uint8)
+    batch = Batch(frames, torch.arange(BATCH) % LABELS, [(row, 0) for row in range(BATCH)])
+    steps = {(name, kept): step_of(name, kept, batch) for name in COMPARED for kept in (False, True)}
+    for step in steps.values():
+        step()
+    seconds: dict[tuple[str, bool], list[float]] = {key: [] for key in steps}
+    for _ in range(rounds):
+        for key, step in steps.items():
+            began = time.perf_counter()
+            step()
+            seconds[key].append(time.perf_counter() - began)
+    click.echo("| loss | teacher | ms | over CE | over KD |\n|---|---|--:|--:|--:|")
+    for (name, kept), values in seconds.items():
+        over = [
+            statistics.median(ours / theirs for ours, theirs in zip(values, seconds[rival, kept], strict=True))
+            for rival in ("ce", "kd")
+        ]
+        label = "kept" if kept else "fresh"
+        click.echo(f"| {name} | {label} | {1e3 * statistics.median(values):.0f} | {over[0]:.2f} | {over[1]:.2f} |")
+
+
+def step_of(name: str, kept: bool, batch: Batch) -> Callable[[], None]:
+    """One optimiser step with the loss of a method. A CE step does not need the teacher, so it is never asked."""
+    teacher = build_model(ModelSpec("tsm-tiny", width=32, blocks=2), LABELS, CLIP)
+    student = build_model(ModelSpec("tsm-tiny", width=8, blocks=1), LABELS, CLIP)
+    settings = Distill.model_validate(METHODS[name] | {"cache_gb": 1.0 if kept else 0.0})
+    collaboration = Collaboration(student, teacher, settings, seed=0)
+    optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned])
+
+    def step() -> None:
+        student.train()
+        if name == "ce":
+            loss = torch.nn.functional.cross_entropy(student(batch.frames), batch.labels)
+        else:
+            loss = torch.stack(list(collaboration(batch, 0.0).values())).sum()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
