@@ -5,7 +5,7 @@ EXTRA ?= cpu
 SERVE ?= serve
 BIN := $(VENV)/bin
 
-.PHONY: run test check install install-train install-serve images clean
+.PHONY: run test check bench install install-train install-serve images clean
 
 run: install
 	$(BIN)/cpd-pipeline run pipeline.yaml
@@ -18,6 +18,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The quick benchmarks, on the models of a finished `make run`; each says in its file how to run it longer.
+bench: install
+	$(BIN)/python benchmarks/distillation/step_cost.py
+	$(BIN)/python benchmarks/export/run.py runs/motion
+	$(BIN)/python benchmarks/serve/first_answer.py runs/motion
 
 # What the README shows; needs a finished `make run`, and chromium.
 images:

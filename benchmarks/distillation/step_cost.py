@@ -1,6 +1,6 @@
 """What a training step costs with each loss, measured in turns: ratios to a plain CE and a plain KD step.
 
-    python benchmarks/distillation/step_cost.py [--rounds 15]
+    python benchmarks/distillation/step_cost.py [--rounds 7]
 
 MIRACL's models and clip size with random weights and frames: what a step costs does not depend on what is in them.
 "fresh" asks the teacher at every step; "kept" finds its answers remembered, as from the second meeting of a view on.
@@ -27,7 +27,7 @@ COMPARED = ("ce", "kd", "spectrum", "spectrum+parameters", "spectrum+parameters,
 
 
 @click.command()
-@click.option("--rounds", default=15, show_default=True)
+@click.option("--rounds", default=7, show_default=True)
 def main(rounds: int) -> None:
     """Prints milliseconds a step and the ratios, medians over rounds."""
     torch.manual_seed(0)
