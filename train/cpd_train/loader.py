@@ -112,12 +112,14 @@ class ClipLoader:
         """Decodes and resizes whole clips into the cache, one by one, while there is room."""
         for view in views:
             clip = self.clips[view.row]
+            if view.row in self._cache or self._reads(clip, "cuda"):
+                continue
             indices = candidate_indices(clip, self.spec)
             size = len(indices) * view.size[0] * view.size[1] * 3
-            if view.row in self._cache or size > self._cache_left or self._reads(clip, "cuda"):
+            if size > self._cache_left:
                 continue
             whole = replace(view, indices=indices, box=(0, 0, *view.size), mirror=False, brightness=1.0, contrast=1.0)
-            self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].numpy())
+            self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].cpu().numpy())
             self._cache_left -= size
 
     def _reads(self, clip: Clip, device: str) -> bool:
