@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +21,15 @@ FRAME_THREADS_FROM_PIXELS = 640 * 360
 TIMEOUT_S = 10.0
 """A network stream that gives nothing for so long has ended."""
 CAMERA_FORMAT = "v4l2"
+IMAGE_RATE = "12"
+"""Frames a second of a folder of images, which stores none; Jester's were taken at this rate."""
 PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
 """Formats that name other files to play."""
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file and its first video stream.
+    """A file, or a folder of numbered JPEG images, and its first video stream.
 
     A file must hold its video itself: one that names others, as a playlist does, could make a server read what it was
     not shown.
@@ -40,13 +43,15 @@ def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise VideoError(f"{path}: " + ("no such file" if missing else reason(error))) from error
     if stat.S_ISDIR(status.st_mode):
-        raise VideoError(f"{path}: is a folder, not a video")
-    if not stat.S_ISREG(status.st_mode):
+        name, form, options = _images_of(path)
+    elif not stat.S_ISREG(status.st_mode):
         raise VideoError(f"{path}: is not a regular file")
-    if status.st_size == 0:
+    elif status.st_size == 0:
         raise VideoError(f"{path}: is empty")
+    else:
+        name, form, options = f"file:{path}", None, {"protocol_whitelist": "file"}
     try:
-        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
+        container = av.open(name, format=form, container_options=options)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
     with container:
@@ -91,6 +96,20 @@ def first_video_stream(container: InputContainer, name: str) -> VideoStream:
     large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
     stream.thread_type = "AUTO" if large else "NONE"
     return stream
+
+
+def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
+    """Name, format and options under which FFmpeg reads the images of a folder one after the other."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise VideoError(f"{folder}: {reason(error)}") from error
+    numbered = [match for name in names if (match := re.fullmatch(r"(\D*)(\d+)(\.jpe?g)", name))]
+    if not numbered:
+        raise VideoError(f"{folder}: is a folder without numbered .jpg images, not a video")
+    first = min(numbered, key=lambda match: int(match[2]))
+    stem = f"{folder}/{first[1]}".replace("%", "%%")
+    return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
 
 
 def time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:

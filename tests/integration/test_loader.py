@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,19 @@ def test_training_and_serving_see_the_same_clip(clips):
     trained = all_frames(loader_of(clips).evaluate()).astype(int)
     for clip, seen in zip(clips, trained, strict=True):
         assert np.abs(read_clip(clip.path, SPEC) - seen).mean() < 1, clip.path.name
+
+
+def test_a_folder_of_images_is_loaded_as_the_video_made_of_them(clips, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with av.open(str(clips[0].path)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.size:
+                (folder / f"{number:05d}.jpg").write_bytes(bytes(packet))
+    (images,), broken = audit([Found(folder, "x", "train", "")])
+    assert not broken
+    joined, apart = (all_frames(loader_of([clip]).evaluate()) for clip in (clips[0], images))
+    np.testing.assert_array_equal(joined, apart)
 
 
 def test_a_cache_changes_nothing_that_is_seen(clips):

@@ -125,7 +125,7 @@ class ClipLoader:
     def _reads(self, clip: Clip, device: str) -> bool:
         """Whether DALI's own decoder reads a clip on this device, which must be the loader's."""
         native = clip.codec in NATIVE_CODECS[device] and clip.rotation == 0 and clip.bit_depth == 8
-        return self.device.type == device and native
+        return self.device.type == device and native and clip.path.is_file()
 
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
         decoded = list(self._pool.map(self._source, views))

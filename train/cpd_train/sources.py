@@ -153,7 +153,10 @@ def from_something_something(path: Path, root: Path) -> list[Found]:
 
 
 def from_jester(path: Path, root: Path) -> list[Found]:
-    """Reads Jester's ``*train.csv`` and ``*validation.csv`` (``id;label``); clips are videos ``<id>.*`` under root."""
+    """Reads Jester's ``*train.csv`` and ``*validation.csv`` (``id;label``).
+
+    Clips are the published folders ``<id>/00001.jpg …`` under root, or videos ``<id>.*`` made of them.
+    """
     videos = _videos_by_stem(root)
     found = []
     for file_path in _pieces(path, "csv"):
@@ -161,7 +164,7 @@ def from_jester(path: Path, root: Path) -> list[Found]:
             identity, separator, label = line.partition(";")
             if not separator or not label:
                 raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)")
-            video = videos.get(identity, root / f"{identity}.webm")
+            video = videos.get(identity, root / identity)
             found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], identity))
     return found
 

@@ -236,6 +236,21 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         video.read_clip(path, SPEC)
 
 
+def test_a_folder_of_images_is_a_video(write_video: WriteVideo, tmp_path: Path) -> None:
+    """Jester comes so; names start at 1, need not be padded and may hold a percent sign."""
+    joined = write_video(ramp(13), "mjpeg")
+    folder = tmp_path / "100%d"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not an image")
+    with av.open(str(joined)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.size:
+                (folder / f"img_{number + 1}.jpg").write_bytes(bytes(packet))
+    assert video.probe(folder).times_s == pytest.approx(np.arange(13) / 12)
+    np.testing.assert_array_equal(video.read_frames(folder, np.arange(13)), video.read_frames(joined, np.arange(13)))
+    np.testing.assert_array_equal(video.read_clip(folder, SPEC), video.read_clip(joined, SPEC))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -243,7 +258,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         ("empty.mp4", b"", "is empty"),
         ("text.avi", b"not a video at all", "cannot be opened as a video"),
         ("bytes.mp4", bytes(range(256)) * 80, "cannot be opened as a video"),
-        ("folder", "folder", "is a folder, not a video"),
+        ("folder", "folder", "is a folder without numbered .jpg images"),
     ],
 )
 @pytest.mark.parametrize("read", [video.probe, lambda path: video.read_clip(path, SPEC)], ids=["probe", "read_clip"])

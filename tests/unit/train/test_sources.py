@@ -107,7 +107,7 @@ class TestPublishedLists:
         found = from_jester(tmp_path, tmp_path)
         assert [(c.path.name, c.label, c.split) for c in found] == [
             ("100.mp4", "Swiping Left", "train"),
-            ("101.webm", "Stop Sign", "validation"),
+            ("101", "Stop Sign", "validation"),  # its folder of images
         ]
 
 
