@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cpd_train.cuda import networks_in
 from cpd_train.loader import Batch
 from cpd_train.losses.spectrum import attention_maps, pool_to
 from cpd_train.models import VideoClassifier
@@ -58,13 +59,15 @@ class Teacher:
         return Answer(logits, embedding, maps, [])
 
     def _ask(self, frames: Tensor) -> Answer:
-        features = self.model.with_features(frames)
+        with networks_in(frames.device):
+            features = self.model.with_features(frames)
         maps = []
         for stage, grid in zip(features.stages, self.grids, strict=True):
             size = (min(grid[0], stage.shape[-2]), min(grid[1], stage.shape[-1]))
-            maps.append(pool_to(attention_maps(stage), size))
-        embedding = features.stages[-1].mean((1, 3, 4))
-        return Answer(features.logits, embedding, maps, features.stages if self.whole else [])
+            maps.append(pool_to(attention_maps(stage.float()), size))
+        embedding = features.stages[-1].float().mean((1, 3, 4))
+        whole = [stage.float() for stage in features.stages] if self.whole else []
+        return Answer(features.logits, embedding, maps, whole)
 
     def _keep(self, keys: Sequence[tuple[int, int]], answer: Answer) -> None:
         tensors = [tensor.cpu() for tensor in (answer.logits, answer.embedding, *answer.maps)]

@@ -58,4 +58,9 @@ class Setting:
         model = build_model(ModelSpec.of(section), len(self.labels), self.clip)
         if section.checkpoint is not None:
             load_pretrained(model, section.checkpoint, self.labels)
-        return model.to(self.device)
+        return on_device(model, self.device)
+
+
+def on_device(model: VideoClassifier, device: torch.device) -> VideoClassifier:
+    """A model on its device; on a GPU with its kernels in channels-last order, which is that of its frames there."""
+    return model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cpd.config import Distill, Pipeline
 from cpd.errors import TrainingError
 from cpd_train.answers import Teacher
-from cpd_train.common import Setting
+from cpd_train.common import Setting, on_device
+from cpd_train.cuda import networks_in
 from cpd_train.fit import fit, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
@@ -27,7 +28,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
         TrainingError: teacher and student do not fit each other, or a loss is not finite.
     """
     setting, section, folder = Setting.of(config, run_dir), config.student, run_dir / "student"
-    teacher = read_checkpoint(run_dir / "teacher" / "teacher.safetensors").model.to(setting.device)
+    teacher = on_device(read_checkpoint(run_dir / "teacher" / "teacher.safetensors").model, setting.device)
     student = setting.model(section)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
@@ -68,7 +69,8 @@ class Collaboration:
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""
-        ours = self.student.with_features(batch.frames)
+        with networks_in(batch.frames.device):
+            ours = self.student.with_features(batch.frames)
         scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
         confidence = None
         if self.distill.collaboration == "confidence":

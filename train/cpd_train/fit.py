@@ -7,6 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from cpd.config import Augment, Model
 from cpd.errors import TrainingError
 from cpd.lock import atomic
 from cpd.progress import track
+from cpd_train.cuda import Utilisation, why_no_gpu
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
 
@@ -78,7 +80,7 @@ def fit(
         log: further values of each epoch for metrics.jsonl.
 
     Raises:
-        TrainingError: a loss is not finite; the last good checkpoint is kept.
+        TrainingError: a loss is not finite, or the GPU has too little memory; the last good checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
@@ -87,19 +89,17 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, section.learning_rate, total_steps=epochs * steps, pct_start=0.2
     )
-    on_gpu = training.device.type == "cuda"
     best = (-1.0, -math.inf)
     outcome = Outcome(0, 0.0, 0.0)
     waits: list[tuple[float, float]] = []
-    with (folder / "metrics.jsonl").open("w") as metrics:
+    with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, _memory_of(role):
         for epoch in range(epochs):
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
             began = time.perf_counter()
             batches = Waiting(training.train(augment, seed, epoch, views))
             for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
-                with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-                    terms = step(batch, (epoch * steps + index) / (epochs * steps))
+                terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
                 if not torch.isfinite(loss):
                     raise _not_finite(terms, role, epoch, index, batch, training, outcome.epoch)
@@ -111,6 +111,7 @@ def fit(
                 for name, term in terms.items():
                     sums[name] += term.detach()
             seconds = time.perf_counter() - began
+            on_gpu = busy.take()
             logits, truth = predict(model, validation)
             top1 = float((logits.argmax(1) == truth).mean())
             loss_value = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
@@ -124,6 +125,7 @@ def fit(
                 "seconds": round(seconds, 3),
                 "data_wait": round(batches.seconds / seconds, 4),
                 "clips_per_second": round(steps * section.batch_size / seconds, 1),
+                **on_gpu,
                 **log(),
             }
             metrics.write(json.dumps(row) + "\n")
@@ -181,9 +183,21 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise TrainingError(
-            "device cuda is asked for, but torch sees no CUDA GPU", "use --device cpu, or mend the driver"
+            f"device cuda is asked for, but torch sees no CUDA GPU: {why_no_gpu()}", "use --device cpu, or mend that"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _memory_of(role: str) -> Iterator[None]:
+    """Turns a GPU's lack of memory into an error that names the setting to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU has too little memory to train the {role}: {str(error).partition('. ')[0]}",
+            f"lower {role}.batch_size",
+        ) from error
 
 
 def _groups(model: nn.Module, extra: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The DALI adapter: views in, batches of uint8 clips out, on a GPU or a CPU.
 
-One graph serves every codec. Where DALI's decoder can read a video (NVDEC on a GPU; VP8, VP9 and MJPEG on a CPU), it
-decodes in the graph; any other video is decoded by PyAV and enters the same graph before the resize. DALI chooses
-between the two sample by sample.
+One graph serves every codec. Where DALI's decoder can read a video (what NVDEC reads on this GPU; VP8, VP9 and MJPEG on
+a CPU), it decodes in the graph; any other video is decoded by PyAV and enters the same graph before the resize. DALI
+chooses between the two sample by sample.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,15 +25,17 @@ from torch import Tensor
 
 from cpd.clip import ClipSpec
 from cpd.config import Augment
+from cpd.container import open_file
 from cpd.dataset import Clip
 from cpd.video import read_frames
+from cpd_train.nvdec import CODECS, LIBRARY, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
 
-NATIVE_CODECS = {
-    "cpu": frozenset({"vp8", "vp9", "mjpeg"}),
-    "cuda": frozenset({"vp8", "vp9", "mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}),
-}
-"""What ``fn.decoders.video`` of DALI 2.4 reads, by where it decodes."""
+ANY_SIZE = Range((1, 1), (1 << 14, 1 << 14), 1 << 20)
+ON_CPU = {"vp8": ANY_SIZE, "vp9": ANY_SIZE, "mjpeg": ANY_SIZE}
+"""What ``fn.decoders.video`` of DALI 2.4 reads on a CPU."""
+CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
+"""FFmpeg's names of the 8-bit formats that NVDEC is asked for."""
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
 
@@ -86,6 +90,17 @@ class ClipLoader:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
+        on_gpu = device.type == "cuda"
+        # a stream of its own, so that loading does not queue behind the training steps
+        self._stream = torch.cuda.Stream(device) if on_gpu else None
+        self._readable = readable(device) if on_gpu else ON_CPU
+        self._native: dict[int, bool] = {}
+        if not self._readable and any(clip.codec in CODECS for clip in clips):
+            warnings.warn(
+                f"the GPU decodes no video here (no NVDEC, or no {LIBRARY}): the CPU does, which can be slower; "
+                "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
+                stacklevel=2,
+            )
 
     def evaluate(self) -> Iterator[Batch]:
         """Every clip once, in order, in its fixed view."""
@@ -100,19 +115,24 @@ class ClipLoader:
         return self._load(batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
 
     def _load(self, groups: Iterable[list[View]]) -> Iterator[Batch]:
-        return _ahead((self._run(views) for views in groups), AHEAD)
+        for batch in _ahead((self._run(views) for views in groups), AHEAD):
+            if self._stream is not None:  # no later batch is given this memory while the model still reads it
+                for tensor in (batch.frames, batch.labels):
+                    tensor.record_stream(torch.cuda.current_stream(self.device))
+            yield batch
 
     def _run(self, views: list[View]) -> Batch:
         self._remember(views)
         frames = self._through_graph(views, self.spec.crop)
-        labels = torch.tensor([view.label for view in views])
-        return Batch(frames, labels.to(self.device), [(view.row, view.number) for view in views])
+        with torch.cuda.stream(self._stream):
+            labels = torch.tensor([view.label for view in views]).to(self.device)
+        return Batch(frames, labels, [(view.row, view.number) for view in views])
 
     def _remember(self, views: list[View]) -> None:
         """Decodes and resizes whole clips into the cache, one by one, while there is room."""
         for view in views:
             clip = self.clips[view.row]
-            if view.row in self._cache or self._reads(clip, "cuda"):
+            if view.row in self._cache or (self._stream is not None and self._reads(view.row)):
                 continue
             indices = candidate_indices(clip, self.spec)
             size = len(indices) * view.size[0] * view.size[1] * 3
@@ -122,10 +142,15 @@ class ClipLoader:
             self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].cpu().numpy())
             self._cache_left -= size
 
-    def _reads(self, clip: Clip, device: str) -> bool:
-        """Whether DALI's own decoder reads a clip on this device, which must be the loader's."""
-        native = clip.codec in NATIVE_CODECS[device] and clip.rotation == 0 and clip.bit_depth == 8
-        return self.device.type == device and native and clip.path.is_file()
+    def _reads(self, row: int) -> bool:
+        """Whether DALI's own decoder reads a clip on the loader's device."""
+        if row not in self._native:
+            clip = self.clips[row]
+            sizes = self._readable.get(clip.codec)
+            fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
+            plain = fits and clip.rotation == 0 and clip.bit_depth == 8
+            self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
+        return self._native[row]
 
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
         decoded = list(self._pool.map(self._source, views))
@@ -145,8 +170,11 @@ class ClipLoader:
         for name, values in inputs.items():
             self._pipeline.feed_input(name, values)
         (output,) = self._pipeline.run()
-        if self.device.type == "cuda":
-            return torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()
+        if self._stream is not None:
+            with torch.cuda.stream(self._stream):
+                frames = torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()
+            self._stream.synchronize()  # DALI has its memory back after this
+            return frames
         return torch.from_numpy(np.array(output.as_tensor()))
 
     def _source(self, view: View) -> tuple[Frames, Frames]:
@@ -155,13 +183,19 @@ class ClipLoader:
         if view.row in self._cache:
             indices, frames = self._cache[view.row]
             return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
-        if self._reads(clip, self.device.type):
+        if self._reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
         return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
 
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)
 _NO_FRAMES = np.zeros((1, 0, 0, 3), dtype=np.uint8)
+
+
+def _pixel_format(path: Path) -> str:
+    """FFmpeg's name of it, from the header: the codec alone does not tell 4:2:0 from what NVDEC may not read."""
+    with open_file(path) as (_, stream):
+        return stream.codec_context.pix_fmt or ""
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:

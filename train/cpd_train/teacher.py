@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cpd.config import Pipeline
 from cpd_train.common import Setting
+from cpd_train.cuda import networks_in
 from cpd_train.fit import fit, predict, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.models import read_checkpoint, write_checkpoint
@@ -29,7 +30,9 @@ def run(config: Pipeline, run_dir: Path) -> str:
     else:
 
         def step(batch: Batch, _progress: float) -> dict[str, Tensor]:
-            loss = F.cross_entropy(model(batch.frames).float(), batch.labels, label_smoothing=section.label_smoothing)
+            with networks_in(setting.device):
+                logits = model(batch.frames)
+            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=section.label_smoothing)
             return {"cross_entropy": loss}
 
         training = setting.loader("train", section.batch_size)

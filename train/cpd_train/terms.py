@@ -36,12 +36,12 @@ class Scene:
 
     @cached_property
     def our_maps(self) -> list[Tensor]:
-        return [attention_maps(stage) for stage in self.ours.stages]
+        return [attention_maps(stage.float()) for stage in self.ours.stages]
 
     @cached_property
     def our_adapted(self) -> list[Tensor]:
         return [
-            adapter(stage.flatten(0, 1)).reshape(*stage.shape[:2], -1, *stage.shape[3:])
+            adapter(stage.float().flatten(0, 1)).reshape(*stage.shape[:2], -1, *stage.shape[3:])
             for adapter, stage in zip(self.fixed.adapters, self.ours.stages, strict=True)
         ]
 
@@ -84,7 +84,9 @@ TERMS: dict[str, Callable[[Scene], Tensor]] = {
     "dist": lambda scene: rivals.dist(
         scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
     ),
-    "relational": lambda scene: rivals.relational(scene.ours.stages[-1].mean((1, 3, 4)), scene.theirs.embedding),
+    "relational": lambda scene: rivals.relational(
+        scene.ours.stages[-1].float().mean((1, 3, 4)), scene.theirs.embedding
+    ),
     "spatial_spectrum": lambda scene: rivals.spatial_spectrum(scene.our_maps, scene.theirs.maps),
 }
 """Name -> loss, one value per clip (batch,), or a scalar where it is none of clips."""

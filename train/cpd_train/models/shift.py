@@ -23,16 +23,24 @@ def temporal_shift(x: Tensor, frames: int, fraction: float, causal: bool = False
     Returns:
         A tensor of the same shape.
     """
-    channels, height, width = x.shape[1:]
-    fold = shifted_channels(channels, fraction)
+    fold = shifted_channels(x.shape[1], fraction)
     if fold == 0 or frames == 1:
         return x
-    clips = x.reshape(-1, frames, channels, height, width)
-    moved = [_later(clips[:, :, :fold])]
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        # Shifted in the order it has: otherwise each shift would undo channels-last, and the next convolution redo it.
+        return _shift(x.permute(0, 2, 3, 1), frames, fold, causal, dim=-1).permute(0, 3, 1, 2)
+    return _shift(x, frames, fold, causal, dim=-3)
+
+
+def _shift(x: Tensor, frames: int, fold: int, causal: bool, dim: int) -> Tensor:
+    """``temporal_shift`` of (batch * frames, ...) whose channels are at ``dim``, one of the last three."""
+    clips = x.reshape(-1, frames, *x.shape[1:])
+    moved = [_later(clips.narrow(dim, 0, fold))]
     if not causal:
-        moved = [_earlier(clips[:, :, :fold]), _later(clips[:, :, fold : 2 * fold])]
-    still = clips[:, :, len(moved) * fold :]
-    return torch.cat([*moved, still], 2).reshape(-1, channels, height, width)
+        moved = [_earlier(clips.narrow(dim, 0, fold)), _later(clips.narrow(dim, fold, fold))]
+    done = len(moved) * fold
+    still = clips.narrow(dim, done, clips.shape[dim] - done)
+    return torch.cat([*moved, still], dim).reshape(x.shape)
 
 
 def shifted_channels(channels: int, fraction: float) -> int:

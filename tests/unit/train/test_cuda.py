@@ -1,0 +1,115 @@
+"""What training asks of a GPU, as far as it can be shown without one."""
+
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+
+from cpd.clip import ClipSpec
+from cpd.config import Distill, Model, Pipeline
+from cpd.errors import TrainingError
+from cpd_train import answers, distill
+from cpd_train.common import on_device
+from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
+from cpd_train.fit import choose_device, fit
+from cpd_train.loader import Batch, ClipLoader
+from cpd_train.models import ModelSpec, build_model
+from cpd_train.models.shift import temporal_shift
+from cpd_train.nvdec import Range, _Caps
+from cpd_train.prepare import run as prepare
+
+CLIP = ClipSpec(frames=4, resize=24, crop=(24, 24))
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_that_is_not_there_says_why():
+    with pytest.raises(TrainingError, match=r"torch sees no CUDA GPU: \w"):
+        choose_device("cuda")
+
+
+def test_a_driver_that_is_too_old_is_told_from_one_without_a_gpu():
+    assert driver_obstacle(12040, "13.0", "2.13") == (
+        "the NVIDIA driver runs CUDA up to 12.4, and torch 2.13 needs CUDA 13.0"
+    )
+    assert "finds no GPU" in driver_obstacle(13000, "13.2", "2.13")
+
+
+def test_without_a_gpu_networks_run_as_they_are_and_nothing_is_reported():
+    with networks_in(CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with Utilisation(CPU) as busy:
+        assert busy.take() == {}
+
+
+def test_nvdec_is_asked_in_the_structure_of_its_header():
+    assert ctypes.sizeof(_Caps) == 88
+    places = {name: getattr(_Caps, name).offset for name in ("supported", "max_width", "min_width", "reserved3")}
+    assert places == {"supported": 24, "max_width": 28, "min_width": 40, "reserved3": 48}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "held"),
+    [(144, 144, True), (143, 144, False), (144, 143, False), (4096, 4096, True), (4097, 144, False), (4000, 8192, True),
+     (4096, 8192, False)],
+)  # fmt: skip
+def test_a_clip_is_given_to_nvdec_if_it_takes_its_size(height, width, held):
+    assert Range((144, 144), (4096, 8192), 4000 * 8192 // 256).holds(height, width) == held
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_shift_keeps_channels_last_and_moves_the_same(causal):
+    x = torch.randn(8, 16, 5, 3)
+    laid = x.contiguous(memory_format=torch.channels_last)
+    shifted = temporal_shift(laid, 4, 0.25, causal)
+    assert shifted.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(shifted, temporal_shift(x, 4, 0.25, causal), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("section", [{}, {"parameters": {"form": "quantiles"}, "fitnet": 1, "relational": 1, "dist": 1,
+                                          "attention": 1, "spatial_spectrum": 1}])  # fmt: skip
+def test_networks_in_bf16_leave_every_loss_in_fp32(section, monkeypatch):
+    """Autocast as on a GPU, but on the CPU: the loss is that of fp32 networks within bf16's two or three digits."""
+    torch.manual_seed(0)
+    teacher, student = (build_model(ModelSpec("tsm-tiny", width=width), 3, CLIP) for width in (8, 4))
+    frames = torch.randint(0, 256, (4, *CLIP.shape), dtype=torch.uint8)
+    batch = Batch(frames, torch.arange(4) % 3, [(row, 0) for row in range(4)])
+    step = distill.Collaboration(student, teacher, Distill.model_validate(section | {"cache_gb": 0}), seed=0)
+    wanted = step(batch, 0.0)
+    for module in (answers, distill):
+        monkeypatch.setattr(module, "networks_in", lambda device: torch.autocast("cpu", torch.bfloat16))
+    terms = step(batch, 0.0)
+    for name, term in terms.items():
+        assert term.dtype == torch.float32, name
+        torch.testing.assert_close(term, wanted[name], rtol=0.1, atol=0.02, msg=lambda told, name=name: name + told)
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters() if parameter.grad is not None)
+
+
+def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path):
+    config = Pipeline.model_validate(
+        {"name": "full", "data": {"rendered": {"train": 1, "validation": 1, "test": 1, "size": 32}},
+         "clip": {"frames": 4, "resize": 24, "crop": (24, 24)}, "teacher": {}, "student": {}}
+    )  # fmt: skip
+    prepare(config, tmp_path)
+    from cpd.dataset import read_clips
+
+    clips = read_clips(tmp_path / "data/clips.csv", "train")
+    labels = tuple(sorted({clip.label for clip in clips}))
+    loader = ClipLoader(clips, labels, CLIP, 4, CPU)
+    model = build_model(ModelSpec("tsm-tiny", width=4), len(labels), CLIP)
+
+    def step(batch, progress):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB.")
+
+    with pytest.raises(TrainingError, match="train the student: CUDA out of memory") as caught:
+        fit(model, loader, loader, step, Model(epochs=1, batch_size=4), config.augment, seed=0, role="student",
+            labels=labels, data_sha256="", folder=tmp_path / "student")  # fmt: skip
+    assert caught.value.remedy == "lower student.batch_size"
+
+
+def test_kernels_are_channels_last_on_a_gpu_alone():
+    model = on_device(build_model(ModelSpec("tsm-tiny"), 3, CLIP), CPU)
+    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert all(kernel.is_contiguous() for kernel in kernels)

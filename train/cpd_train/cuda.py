@@ -1,0 +1,92 @@
+"""What training asks of an NVIDIA GPU: why torch cannot use it, in which precision networks run, how busy it is."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import threading
+from types import TracebackType
+from typing import Self
+
+import torch
+
+SAMPLE_S = 0.25
+"""Between two questions to the driver, which answers for about the last sixth of a second to a second."""
+
+
+def networks_in(device: torch.device) -> torch.autocast:
+    """The precision networks run in while training: bf16 on a GPU, fp32 elsewhere.
+
+    Losses stay outside: sums of many squares and quantiles need fp32.
+    """
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+
+def why_no_gpu() -> str:
+    """Why torch has no CUDA GPU here, where it has none."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "this machine has no NVIDIA driver (libcuda.so.1)"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return driver_obstacle(version.value, torch.version.cuda, torch.__version__)
+
+
+def driver_obstacle(driver: int, needed: str, torch_version: str) -> str:
+    """What a driver says against torch.
+
+    Args:
+        driver: the newest CUDA it runs, as cuDriverGetVersion writes it: 12040 is 12.4.
+        needed: the CUDA that torch was built for, such as 13.0.
+        torch_version: of torch.
+    """
+    major, minor = driver // 1000, driver % 1000 // 10
+    if major < int(needed.partition(".")[0]):  # a driver runs every minor version of its major one
+        return f"the NVIDIA driver runs CUDA up to {major}.{minor}, and torch {torch_version} needs CUDA {needed}"
+    return "the NVIDIA driver finds no GPU that this process may use; see nvidia-smi and CUDA_VISIBLE_DEVICES"
+
+
+class Utilisation:
+    """How busy the GPU is while the block runs, asked in a thread of its own where NVML (nvidia-ml-py) is installed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._samples: list[int] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def take(self) -> dict[str, float]:
+        """Since the last call, as far as it is known; nothing on a CPU.
+
+        Returns:
+            ``gpu_utilisation``: mean fraction of time with a kernel running; ``gpu_memory_peak_gb``: of torch's own.
+        """
+        if self._device.type != "cuda":
+            return {}
+        samples, self._samples = self._samples, []
+        peak_gb = torch.cuda.max_memory_allocated(self._device) / 1e9
+        torch.cuda.reset_peak_memory_stats(self._device)
+        busy = {"gpu_utilisation": round(sum(samples) / len(samples) / 100, 3)} if samples else {}
+        return {**busy, "gpu_memory_peak_gb": round(peak_gb, 3)}
+
+    def __enter__(self) -> Self:
+        if self._device.type == "cuda" and importlib.util.find_spec("pynvml") is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_S):
+            try:
+                self._samples.append(torch.cuda.utilization(self._device))
+            except Exception:  # NVML refuses some GPUs (MIG) and has its own exceptions: then there is nothing to tell
+                return
