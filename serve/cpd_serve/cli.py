@@ -29,42 +29,49 @@ def main() -> None:
 @click.option("--timeline", "part_s", type=click.FloatRange(min=0.1), metavar="SECONDS",
               help="Also label each part of about so many seconds.")  # fmt: skip
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
+@click.option(
+    "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
 @click.option("--explain", is_flag=True, help="Print where the time went.")
-@click.option("--stream", is_flag=True, help="Label one file, camera or stream URL as it goes; prints JSON lines.")
+@click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
 @click.option("--window", "window_s", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="With --stream: seconds of video that an answer looks at.")  # fmt: skip
 @click.option("--stride", "stride_s", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="With --stream: seconds from one answer to the next.")  # fmt: skip
+              help="With --stream: seconds between answers, of a model that takes whole clips.")  # fmt: skip
 @click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=click.FloatRange(min=0),
               help="With --stream: seconds over which answers are averaged.")  # fmt: skip
+@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=click.FloatRange(min=0),
+              help="With --stream: seconds that a network stream which broke off may stay away.")  # fmt: skip
 @click.version_option(package_name="cpd")
 def label_command(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    part_s: float | None, provider: str | None, workers: int | None, explain: bool,
-    stream: bool, window_s: float, stride_s: float, smoothing_s: float,
+    part_s: float | None, provider: str | None, rebuild: bool, workers: int | None, explain: bool,
+    stream: bool, window_s: float, stride_s: float, smoothing_s: float, patience_s: float,
 ) -> None:  # fmt: skip
     """Label video clips with an exported model.
 
     \b
     cpd-serve --engine student.onnx --video clip.mp4
     cpd-serve --engine student.onnx clips/ 'more/*.webm' --json
-    cpd-serve --engine student.onnx --stream --video rtsp://camera/1
+    cpd-serve --engine student.onnx --stream --video rtsp://camera/1 --video rtsp://camera/2
     cpd-serve http --help
     """
     sources = (*named, *videos)
     if not sources:
         raise click.UsageError("name a video: --video FILE")
-    if stream and len(sources) > 1:
-        raise click.UsageError("--stream takes one video")
-    from cpd_serve.commands import label, watch
-    from cpd_serve.labelling import Question
-
     try:
         if stream:
-            code = watch(engine, sources[0], provider, window_s, stride_s, smoothing_s)
+            from cpd_serve.watching import Manner, watch
+
+            manner = Manner(window_s, stride_s, smoothing_s, patience_s)
+            code = watch(engine, sources, provider, rebuild, manner)
         else:
-            code = label(engine, sources, provider, Question(top_k, views, part_s), workers, as_json, explain)
+            from cpd_serve.commands import label
+            from cpd_serve.labelling import Question
+
+            question = Question(top_k, views, part_s)
+            code = label(engine, sources, provider, rebuild, question, workers, as_json, explain)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

@@ -15,6 +15,9 @@ from cpd.errors import CpdError
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--workers", type=click.IntRange(min=1), help="Clips labelled at once.  [default: one a CPU]")
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
+@click.option(
+    "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
+)
 @click.option("--max-upload-mb", default=64.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--max-duration", "duration_s", default=600.0, show_default=True,
               type=click.FloatRange(min=0, min_open=True), help="Seconds of video in a clip.")  # fmt: skip
@@ -22,8 +25,8 @@ from cpd.errors import CpdError
               type=click.FloatRange(min=0, min_open=True), help="Seconds to label a clip in.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
 def http(
-    engine: str, host: str, port: int, workers: int | None, provider: str | None, max_upload_mb: float,
-    duration_s: float, label_s: float, waiting: int,
+    engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
+    max_upload_mb: float, duration_s: float, label_s: float, waiting: int,
 ) -> None:  # fmt: skip
     """Label the clips that are posted to an HTTP port.
 
@@ -37,7 +40,7 @@ def http(
         sys.exit(f"error: {error.name} is not installed (pip install 'cpd[http]')")
     limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)
     try:
-        serve(engine, provider, host, port, workers, limits)
+        serve(engine, provider, rebuild, host, port, workers, limits)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

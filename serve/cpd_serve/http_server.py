@@ -10,14 +10,17 @@ import uvicorn
 
 from cpd.errors import CpdError
 from cpd_serve.http_service import Limits, Service
-from cpd_serve.runner import open_runner, usable_cpus
+from cpd_serve.rebuilding import open_engine
+from cpd_serve.runner import usable_cpus
 
 CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
 __all__ = ["Limits", "serve"]
 
 
-def serve(engine: str, provider: str | None, host: str, port: int, workers: int | None, limits: Limits) -> None:
+def serve(
+    engine: str, provider: str | None, rebuild: bool, host: str, port: int, workers: int | None, limits: Limits
+) -> None:
     """Serves until interrupted.
 
     Raises:
@@ -25,7 +28,7 @@ def serve(engine: str, provider: str | None, host: str, port: int, workers: int 
         CpdError: the port is taken, or the address is not this machine's.
     """
     workers = workers or usable_cpus()
-    with open_runner(engine, provider) as runner:  # says what is wrong before anything listens
+    with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
     try:
         listener = socket.create_server((host, port), backlog=CONNECTIONS)

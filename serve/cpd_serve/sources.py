@@ -1,12 +1,13 @@
-"""Endless video: cameras, network streams, or a file played as one, frame by frame as the model sees them."""
+"""Endless video: cameras, network streams, or files played as one, frame by frame as the model sees them."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import av
@@ -16,12 +17,16 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import TIMEOUT_S, open_file, open_live, reason, time_s
-from cpd.errors import CpdError, VideoError
+from cpd.container import open_file, open_live, reason, time_s
+from cpd.errors import VideoError
 from cpd.video import fit
 
 WAITING_FRAMES = 8
-"""Frames that wait for the model. More would only be older when their turn comes."""
+"""Frames of a stream that wait for the model. More would only be older when their turn comes."""
+RETRY_S = (1.0, 30.0)
+"""Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
+STOP_S = 1.0
+"""How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
 
 
 class TimedFrame(NamedTuple):
@@ -33,86 +38,186 @@ class TimedFrame(NamedTuple):
     """(height, width, 3) RGB."""
 
 
-class Source:
-    """Frames of a stream, decoded and fitted ahead of the model by a thread of its own."""
+class Lost(NamedTuple):
+    """A network stream broke off; it is being opened again."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, name: str, spec: ClipSpec, live: bool) -> None:
-        self.name = name
-        self.live = live
-        """Whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up."""
+    reason: str
+
+
+class Back(NamedTuple):
+    """A lost stream gives frames again."""
+
+    lost_s: float
+
+
+class Ended(NamedTuple):
+    """Nothing more comes."""
+
+    reason: str
+    """Empty where the stream came to its end."""
+
+
+Item = TimedFrame | Lost | Back | Ended
+
+
+class Source:
+    """A stream, decoded and fitted ahead of the model by a thread of its own."""
+
+    def __init__(self, name: str, spec: ClipSpec, changed: threading.Condition, live: bool, patience_s: float) -> None:
+        """
+        Args:
+            name: a file, a camera (``0`` or ``/dev/video0``) or the URL of a stream.
+            spec: the model's input.
+            changed: notified whenever there is something to take; shared by streams that are waited for together.
+            live: whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up.
+            patience_s: how long a network stream that broke off may stay away.
+        """
+        self.name, self.live = name, live
         self.frames = 0
         """Decoded so far."""
         self.dropped = 0
         """Decoded, and never seen by the model."""
-        self._container, self._stream, self._spec = container, stream, spec
-        self._waiting: deque[TimedFrame] = deque()
-        self._changed = threading.Condition()
-        self._ended = False
-        self._error: CpdError | None = None
-        self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
+        self.reconnects = 0
+        self.waiting: deque[Item] = deque()
+        """What came, in order; guarded by ``changed``. ``Ended`` comes last."""
+        self._spec, self._changed, self._patience_s = spec, changed, patience_s
+        self._stopped = False
+        self._lost_since_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"decoder of {name}", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[TimedFrame]:
-        """Frames in order, until the stream ends.
+    def stop(self) -> None:
+        """Tells the decoder to end; frames not yet taken are lost."""
+        with self._changed:
+            self._stopped = True
+            self.waiting.clear()
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Waits for a stopped decoder."""
+        self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        ended = Ended(
+            f"{self.name}: its decoder failed"
+        )  # a bug: its traceback is printed, and nobody waits
+        try:
+            ended = Ended(self._play())
+        except VideoError as error:
+            ended = Ended(str(error))
+        finally:
+            with self._changed:
+                self.waiting.append(ended)
+                self._changed.notify_all()
+
+    def _play(self) -> str:
+        """Decodes until the end, opening a stream that broke off again and again.
+
+        Returns:
+            Why it ended; empty for the end of the video.
 
         Raises:
-            VideoError: the stream broke off.
+            VideoError: it cannot be opened, or what broke off is not to be opened again.
         """
+        endless = False
+        wait_s = RETRY_S[0]
         while True:
+            before = self.frames
+            try:
+                with _open(self.name) as (container, stream):
+                    # What has a length is a recording: it ends, and is not begun anew in the middle.
+                    endless = endless or ("://" in self.name and container.duration is None)
+                    self._decode(container, stream)
+                why = f"{self.name}: the stream broke off"
+            except VideoError as error:
+                if not endless or self.frames == 0:
+                    raise
+                why = str(error)
+            if self.frames == 0 and not self._stopped:
+                raise VideoError(f"{self.name}: no frame can be decoded")
+            if self._stopped or not endless:
+                return ""
+            if self.frames > before:
+                wait_s, self._lost_since_s = RETRY_S[0], monotonic()
+                self._put(Lost(why))
+            assert self._lost_since_s is not None
+            left_s = self._patience_s - (monotonic() - self._lost_since_s)
+            if left_s <= 0:
+                return f"{why}, and did not come back within {self._patience_s:g} s"
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
-                    break
-                frame = self._waiting.popleft()
-                self._changed.notify_all()
-            yield frame
-        if self._error:
-            raise self._error
+                self._changed.wait_for(lambda: self._stopped, min(wait_s, left_s))
+            wait_s = min(2 * wait_s, RETRY_S[1])
 
-    def stop(self) -> None:
-        """Ends the decoder's thread; frames not yet taken are lost."""
-        with self._changed:
-            self._ended = True
-            self._waiting.clear()
-            self._changed.notify_all()
-        self._thread.join(TIMEOUT_S + 1)
-
-    def _decode(self) -> None:
+    def _decode(self, container: InputContainer, stream: VideoStream) -> None:
         try:
-            for index, frame in enumerate(self._container.decode(self._stream)):
-                self._put(TimedFrame(time_s(frame, index, self._stream), np.ascontiguousarray(fit(frame, self._spec))))
-                if self._ended:
+            for index, frame in enumerate(container.decode(stream)):
+                if self._lost_since_s is not None:
+                    self.reconnects += 1
+                    self._put(Back(monotonic() - self._lost_since_s))
+                    self._lost_since_s = None
+                self._put(TimedFrame(time_s(frame, index, stream), np.ascontiguousarray(fit(frame, self._spec))))
+                if self._stopped:
                     return
         except (av.FFmpegError, MemoryError) as error:
-            self._error = VideoError(f"{self.name}: the stream broke off: {reason(error)}")
+            raise VideoError(f"{self.name}: the stream broke off: {reason(error)}") from error
         except VideoError as error:
-            self._error = VideoError(f"{self.name}: {error}")
+            raise VideoError(f"{self.name}: {error}") from error
+
+    def _put(self, item: Item) -> None:
         with self._changed:
-            self._ended = True
+            if isinstance(item, TimedFrame):
+                self.frames += 1
+                if self.live and len(self.waiting) >= WAITING_FRAMES:
+                    self._drop_oldest()
+                self._changed.wait_for(lambda: len(self.waiting) < WAITING_FRAMES or self.live or self._stopped)
+            self.waiting.append(item)
             self._changed.notify_all()
 
-    def _put(self, frame: TimedFrame) -> None:
-        with self._changed:
-            self.frames += 1
-            if self.live and len(self._waiting) == WAITING_FRAMES:
-                self._waiting.popleft()
+    def _drop_oldest(self) -> None:
+        for index, item in enumerate(self.waiting):
+            if isinstance(item, TimedFrame):
+                del self.waiting[index]
                 self.dropped += 1
-            self._changed.wait_for(lambda: len(self._waiting) < WAITING_FRAMES or self._ended)
-            self._waiting.append(frame)
-            self._changed.notify_all()
+                return
+
+
+class Sources:
+    """Streams that are waited for together."""
+
+    def __init__(self, names: Sequence[str], spec: ClipSpec, patience_s: float) -> None:
+        self._changed = threading.Condition()
+        self.all = [Source(name, spec, self._changed, is_live(name), patience_s) for name in names]
+
+    def rounds(self) -> Iterator[list[tuple[Source, Item]]]:
+        """The next item of every stream that has one, as soon as one has, until all have ended."""
+        playing = self.all
+        while playing:
+            with self._changed:
+                self._changed.wait_for(lambda playing=playing: any(source.waiting for source in playing))  # type: ignore[misc]
+                taken = [(source, source.waiting.popleft()) for source in playing if source.waiting]
+                self._changed.notify_all()
+            yield taken
+            ended = {source for source, item in taken if isinstance(item, Ended)}
+            playing = [source for source in playing if source not in ended]
 
 
 @contextmanager
-def open_source(name: str, spec: ClipSpec) -> Iterator[Source]:
-    """A file, a camera (``0`` or ``/dev/video0``) or the URL of a stream.
-
-    Raises:
-        VideoError: it cannot be opened, or has no video.
-    """
-    live = "://" in name or name.isdecimal() or name.startswith("/dev/")
-    with open_live(name) if live else open_file(Path(name)) as (container, stream):
-        source = Source(container, stream, name, spec, live)
-        try:
-            yield source
-        finally:
+def open_sources(names: Sequence[str], spec: ClipSpec, patience_s: float = 0.0) -> Iterator[Sources]:
+    """Starts to decode streams; one that cannot be opened gives ``Ended`` and nothing else."""
+    sources = Sources(names, spec, patience_s)
+    try:
+        yield sources
+    finally:
+        for source in sources.all:
             source.stop()
+        for source in sources.all:
+            source.join()
+
+
+def is_live(name: str) -> bool:
+    """Whether frames come at their own pace: from a camera or the network."""
+    return "://" in name or name.isdecimal() or name.startswith("/dev/")
+
+
+def _open(name: str) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
+    return open_live(name) if is_live(name) else open_file(Path(name))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from cpd_serve.runner import Frames, Logits, Runner
 from cpd_serve.sources import TimedFrame
 
 if TYPE_CHECKING:
-    from cpd_serve.onnx_runner import OnnxStreamRunner
+    from cpd_serve.onnx_runner import OnnxStreamRunner, StreamMemory
 
 MAX_FRAMES_A_SEGMENT = 8
 """A window keeps at most this many frames for each one the model looks at, so its memory has a bound."""
@@ -38,22 +38,6 @@ class Change:
     """Smoothed."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """How a stream goes; updated while it runs."""
-
-    frames: int = 0
-    """Frames the model's window has taken in."""
-    answers: int = 0
-    busy_s: float = 0.0
-    """Time spent on frames, not waiting for them."""
-
-    @property
-    def sustainable_fps(self) -> float:
-        """The frame rate that this machine keeps up with."""
-        return self.frames / self.busy_s if self.busy_s else 0.0
-
-
 class SlidingWindow:
     """The last seconds of a stream, cut to a clip whenever an answer is due."""
 
@@ -69,12 +53,8 @@ class SlidingWindow:
         self._spacing_s = window_s / (MAX_FRAMES_A_SEGMENT * spec.frames)
         self._due_s = math.inf
 
-    def push(self, frame: TimedFrame) -> Frames | None:
-        """Takes the next frame.
-
-        Returns:
-            (1, *spec.shape) uint8 where an answer is due: when the window is full, and every stride after.
-        """
+    def push(self, frame: TimedFrame) -> bool:
+        """Takes the next frame; an answer is due when the window is full, and every stride after."""
         kept = self._frames
         if kept and not 0 <= frame.time_s - kept[-1].time_s <= self._window_s:
             kept.clear()  # the stream began anew, or a gap is longer than the window
@@ -85,9 +65,12 @@ class SlidingWindow:
         while frame.time_s - kept[0].time_s > self._window_s:
             kept.popleft()
         if frame.time_s < self._due_s - self._spacing_s / 2:
-            return None
+            return False
         self._due_s = max(self._due_s + self._stride_s, frame.time_s)
-        return self.clip()
+        return True
+
+    def has_more(self) -> bool:
+        return bool(self._frames)
 
     def clip(self) -> Frames:
         """(1, *spec.shape) uint8 of the frames held now; there must be one."""
@@ -120,28 +103,63 @@ class Smoother:
         return self._value
 
 
-class Answerer(Protocol):
-    """Turns the frames of a stream into logits."""
+class View(Protocol):
+    """What a model is to see of one stream."""
 
-    def push(self, frame: TimedFrame) -> Logits | None:
-        """Takes the next frame; (1, classes) where there is an answer now."""
+    def push(self, frame: TimedFrame) -> bool:
+        """Takes the next frame; whether an answer is due."""
 
-    def last(self) -> Logits | None:
-        """An answer from the frames there were, for a stream that ended before its first."""
+    def has_more(self) -> bool:
+        """Whether a stream that ended before its first answer can have one from the frames there were."""
+
+
+V = TypeVar("V", bound=View)
+
+
+class Answerer(Protocol[V]):
+    """Turns what is to be seen of some streams into logits, in one batch."""
+
+    def view(self) -> V:
+        """For one more stream."""
+
+    def answer(self, views: Sequence[V]) -> Logits:
+        """(views, classes)."""
 
 
 class ByWindow:
     """Shows a model of whole clips the last seconds, again and again."""
 
     def __init__(self, runner: Runner, window_s: float, stride_s: float) -> None:
-        self._runner, self._window = runner, SlidingWindow(runner.manifest.clip, window_s, stride_s)
+        self._runner, self._window_s, self._stride_s = runner, window_s, stride_s
 
-    def push(self, frame: TimedFrame) -> Logits | None:
-        clip = self._window.push(frame)
-        return None if clip is None else self._runner.predict(clip)
+    def view(self) -> SlidingWindow:
+        return SlidingWindow(self._runner.manifest.clip, self._window_s, self._stride_s)
 
-    def last(self) -> Logits | None:
-        return self._runner.predict(self._window.clip())
+    def answer(self, views: Sequence[SlidingWindow]) -> Logits:
+        return self._runner.predict(np.concatenate([view.clip() for view in views]))
+
+
+class FrameView:
+    """The frame of a stream that is due, and what the model keeps of those before."""
+
+    def __init__(self, memory: StreamMemory, window_s: float, interval_s: float) -> None:
+        self.memory, self._window_s, self._interval_s = memory, window_s, interval_s
+        self.pixels: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._before_s = self._due_s = -math.inf
+
+    def push(self, frame: TimedFrame) -> bool:
+        if not 0 <= frame.time_s - self._before_s <= self._window_s:
+            self.memory.clear()  # the stream began anew, or a gap is longer than the window
+            self._due_s = frame.time_s
+        self._before_s = frame.time_s
+        if frame.time_s < self._due_s - DUE_TOLERANCE * self._interval_s:
+            return False
+        self._due_s = max(self._due_s + self._interval_s, frame.time_s)
+        self.pixels = frame.pixels
+        return True
+
+    def has_more(self) -> bool:
+        return False  # the first frame has an answer already
 
 
 class ByFrame:
@@ -152,54 +170,76 @@ class ByFrame:
 
     def __init__(self, runner: OnnxStreamRunner, window_s: float) -> None:
         self._runner, self._window_s = runner, window_s
-        self._interval_s = window_s / runner.manifest.clip.frames
-        self._before_s = self._due_s = -math.inf
 
-    def push(self, frame: TimedFrame) -> Logits | None:
-        if not 0 <= frame.time_s - self._before_s <= self._window_s:
-            self._runner.reset()  # the stream began anew, or a gap is longer than the window
-            self._due_s = frame.time_s
-        self._before_s = frame.time_s
-        if frame.time_s < self._due_s - DUE_TOLERANCE * self._interval_s:
-            return None
-        self._due_s = max(self._due_s + self._interval_s, frame.time_s)
-        return self._runner.push(frame.pixels)
+    def view(self) -> FrameView:
+        return FrameView(self._runner.memory(), self._window_s, self._window_s / self._runner.manifest.clip.frames)
 
-    def last(self) -> Logits | None:
-        return None  # the first frame has an answer already
+    def answer(self, views: Sequence[FrameView]) -> Logits:
+        return self._runner.push([view.memory for view in views], [view.pixels for view in views])
 
 
-def label_changes(
-    answerer: Answerer, labels: tuple[str, ...], frames: Iterable[TimedFrame], smoother: Smoother, progress: Progress
-) -> Iterator[Change]:
-    """Labels a stream and yields the first label and every change of it.
+@dataclass(slots=True, eq=False)
+class Labelled(Generic[V]):
+    """One stream and what is known of it."""
 
-    Raises:
-        VideoError: the stream broke off.
-        EngineError: the model failed.
-    """
-    label = ""
+    view: V
+    smoother: Smoother
+    label: str = ""
+    frames: int = 0
+    """Frames the model's window has taken in."""
+    answers: int = 0
 
-    def changed(time_s: float, logits: Logits) -> Change | None:
-        nonlocal label
-        progress.answers += 1
-        shares = smoother.update(time_s, probabilities(logits)[0])
-        ((best, probability),) = top_labels(shares, labels, 1)
-        if best == label:
-            return None
-        label = best
-        return Change(time_s, best, probability)
 
-    for frame in frames:
+class Labeller(Generic[V]):
+    """Labels any number of streams with one model."""
+
+    def __init__(self, answerer: Answerer[V], labels: tuple[str, ...], smoothing_s: float) -> None:
+        """
+        Args:
+            answerer: the model, and how it looks at a stream.
+            labels: of the model.
+            smoothing_s: see ``Smoother``.
+        """
+        self._answerer, self._labels, self._smoothing_s = answerer, labels, smoothing_s
+        self.busy_s = 0.0
+        """Time spent on frames, not waiting for them."""
+
+    def add(self) -> Labelled[V]:
+        """One more stream."""
+        return Labelled(self._answerer.view(), Smoother(self._smoothing_s))
+
+    def push(self, frames: Sequence[tuple[Labelled[V], TimedFrame]]) -> list[tuple[Labelled[V], Change]]:
+        """Takes the next frame of each of some streams and gives the changes of their labels.
+
+        Raises:
+            EngineError: the model failed.
+        """
         start_s = perf_counter()
-        progress.frames += 1
-        logits = answerer.push(frame)
-        change = changed(frame.time_s, logits) if logits is not None else None
-        progress.busy_s += perf_counter() - start_s
-        if change:
-            yield change
-    if progress.frames and not progress.answers:
-        logits = answerer.last()
-        change = changed(frame.time_s, logits) if logits is not None else None
-        if change:
-            yield change
+        due = []
+        for stream, frame in frames:
+            stream.frames += 1
+            if stream.view.push(frame):
+                due.append((stream, frame.time_s))
+        changes = self._answer(due)
+        self.busy_s += perf_counter() - start_s
+        return changes
+
+    def finish(self, stream: Labelled[V], time_s: float) -> Change | None:
+        """The answer to a stream that ended before its first, from the frames there were."""
+        if stream.answers or not stream.view.has_more():
+            return None
+        ((_, change),) = self._answer([(stream, time_s)])
+        return change
+
+    def _answer(self, due: Sequence[tuple[Labelled[V], float]]) -> list[tuple[Labelled[V], Change]]:
+        if not due:
+            return []
+        shares = probabilities(self._answerer.answer([stream.view for stream, _ in due]))
+        changes = []
+        for (stream, time_s), share in zip(due, shares, strict=True):
+            stream.answers += 1
+            ((best, probability),) = top_labels(stream.smoother.update(time_s, share), self._labels, 1)
+            if best != stream.label:
+                stream.label = best
+                changes.append((stream, Change(time_s, best, probability)))
+        return changes

@@ -34,11 +34,7 @@ class TensorRtRunner:
         """Loads the engine; see ``cpd_serve.runner.open_runner``."""
         self.path = path
         self.manifest, info = read_engine_manifest(path)
-        remedy = onnx_remedy(path, info)
-        if not driver_present():
-            raise EngineError(
-                f"{path}: needs an NVIDIA GPU, and this machine has no CUDA driver ({DRIVER_LIBRARY})", remedy
-            )
+        check_driver(path, onnx_remedy(path, info))
         self.runtime = installed_flavour(path, info)
         if importlib.util.find_spec("cuda") is None:
             raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
@@ -53,7 +49,9 @@ class TensorRtRunner:
         self._engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             reason = self._log.last or "TensorRT gave no reason"
-            raise EngineMismatchError(f"{path}: cannot be loaded (built for {info.target}): {reason}", remedy)
+            raise EngineMismatchError(
+                f"{path}: cannot be loaded (built for {info.target}): {reason}", rebuild_remedy(path, info.onnx)
+            )
         self._context = self._engine.create_execution_context()
         self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
         self._buffers = CudaBuffers(
@@ -95,34 +93,54 @@ def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:
     """The manifest beside an engine, once the engine is proven to be the file that the manifest describes.
 
     Raises:
-        EngineError: there is no manifest, or the engine was changed since it was written.
+        EngineMismatchError: there is no manifest that can be used, or the engine is not the one it describes.
     """
     beside = engine_manifest_path(path)
+    remedy = rebuild_remedy(path)
     if not beside.is_file():
-        raise EngineError(f"{path}: its manifest {beside.name} is not beside it", "copy both files, or export again")
-    manifest = Manifest.from_json(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+        raise EngineMismatchError(f"{path}: its manifest {beside.name} is not beside it", f"copy both files; {remedy}")
+    try:
+        manifest = Manifest.from_json(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+    except EngineError as error:
+        raise EngineMismatchError(error.args[0], remedy) from error
     if manifest.engine is None:
-        raise EngineError(f"{beside}: describes no engine", "export it again")
+        raise EngineMismatchError(f"{beside}: describes no engine", remedy)
     if file_sha256(path) != manifest.engine.engine_sha256:
-        raise EngineError(f"{path}: is not the file its manifest describes (SHA-256 differs)", "export it again")
+        raise EngineMismatchError(
+            f"{path}: is not the file its manifest describes (SHA-256 differs)",
+            rebuild_remedy(path, manifest.engine.onnx),
+        )
     return manifest, manifest.engine
+
+
+def check_driver(path: Path, remedy: str) -> None:
+    """Raises EngineError where no CUDA driver is: an engine can be neither run nor, for this machine, be rebuilt."""
+    if not driver_present():
+        raise EngineError(
+            f"{path}: needs an NVIDIA GPU, and this machine has no CUDA driver ({DRIVER_LIBRARY})", remedy
+        )
 
 
 def installed_flavour(path: Path, info: EngineInfo) -> str:
     """The installed module that can run the engine.
 
     Raises:
-        EngineError: none is installed.
+        EngineMismatchError: none is installed.
     """
     wanted = [info.flavour]
     if info.flavour == "tensorrt" and info.options.get("version_compatible"):
         wanted.append("tensorrt_lean")
     if not set(wanted) <= set(PACKAGES):
-        raise EngineError(f"{path}: built with {info.flavour}, which is not a TensorRT known here", "export it again")
+        raise EngineMismatchError(
+            f"{path}: built with {info.flavour}, which is not a TensorRT known here", rebuild_remedy(path, info.onnx)
+        )
     for module in wanted:
         if importlib.util.find_spec(module) is not None:
             return module
-    raise EngineError(f"{path}: needs {wanted[-1]}, which is not installed", f"pip install {PACKAGES[wanted[-1]]}")
+    raise EngineMismatchError(
+        f"{path}: needs {wanted[-1]}, which is not installed",
+        f"pip install {PACKAGES[wanted[-1]]}; {rebuild_remedy(path, info.onnx)}",
+    )
 
 
 def check_version(path: Path, info: EngineInfo, running: str) -> None:
@@ -140,7 +158,7 @@ def check_version(path: Path, info: EngineInfo, running: str) -> None:
     if here[:3] != built[:3] and not compatible:
         raise EngineMismatchError(
             f"{path}: built for {info.flavour} {info.version}, running {running}",
-            f"re-run the export stage on this machine, or pip install {PACKAGES[info.flavour]}=={info.version}",
+            f"pip install {PACKAGES[info.flavour]}=={info.version}; {rebuild_remedy(path, info.onnx)}",
         )
 
 
@@ -157,7 +175,7 @@ def check_gpu(path: Path, info: EngineInfo, name: str, capability: tuple[int, in
     if not any(capability == target or (later and capability >= target) for target, later in built):
         raise EngineMismatchError(
             f"{path}: built for {info.target}, and this is {name} of {capability[0]}.{capability[1]}",
-            "re-run the export stage on this machine",
+            rebuild_remedy(path, info.onnx),
         )
 
 
@@ -167,3 +185,11 @@ def onnx_remedy(path: Path, info: EngineInfo) -> str:
     if onnx.is_file():
         return f"{onnx} runs here: cpd-serve --engine {onnx}"
     return f"{info.onnx}, which it was built from, would run here; it is not beside the engine"
+
+
+def rebuild_remedy(path: Path, onnx: str = "") -> str:
+    """How an engine that does not fit is made anew for this machine."""
+    source = path.with_name(onnx or path.with_suffix(".onnx").name)
+    if source.is_file():
+        return f"cpd-serve --rebuild builds it anew from {source}"
+    return f"with {source.name} beside it, cpd-serve --rebuild builds it anew"

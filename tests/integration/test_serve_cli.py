@@ -99,12 +99,14 @@ def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None
         (["--video", "x.mp4"], 2, "Missing option '--engine'"),
         (["--engine", "colours.onnx", "--video", "x.mp4"], 1, "error: x.mp4: no such file\n"),
         (["--engine", "colours.onnx", "--video", "x.mp4", "--provider", "cuda"], 1, "error: onnxruntime has no CUDA"),
+        (["--engine", "colours.trt", "--video", "x.mp4"], 1, "cpd-serve --rebuild builds it anew from colours.onnx)\n"),
         (["--engine", "colours.onnx", "--video", "x.mp4", "--top-k", "0"], 2, "0 is not in the range"),
     ],
 )
 def test_mistakes_give_one_line_and_their_exit_code(
     colour_model: Path, arguments: list[str], code: int, message: str
 ) -> None:
+    colour_model.with_suffix(".trt").write_bytes(b"an engine without a manifest")
     result = serve(*arguments, cwd=colour_model.parent)
     assert result.returncode == code
     assert message in result.stderr
@@ -185,10 +187,37 @@ def test_a_stream_that_is_stopped_sums_up(colour_model: Path, write_video: Write
     assert "Traceback" not in errors
 
 
-def test_stream_takes_one_video(colour_model: Path) -> None:
-    result = serve("--engine", colour_model, "--stream", "a.mp4", "b.mp4")
-    assert result.returncode == 2
-    assert "--stream takes one video" in result.stderr
+def test_several_streams_share_an_engine_and_a_bad_one_does_not_stop_the_rest(
+    colour_model: Path, red: Path, blue: Path
+) -> None:
+    result = serve("--engine", colour_model, "--stream", "--video", red, "--video", "none.mp4", blue)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    of = {
+        name: [event.get("label", event["event"]) for event in events if event["video"] == str(name)]
+        for name in (red, "none.mp4", blue)
+    }
+    assert result.returncode == 1
+    assert of == {red: ["start", "red", "end"], "none.mp4": ["start", "end"], blue: ["start", "blue", "end"]}
+    assert result.stderr == "error: none.mp4: no such file\n"
+    assert {event["reason"] for event in events if event["event"] == "end"} == {"", "none.mp4: no such file"}
+
+
+def test_a_dropped_stream_is_said_in_one_line_and_comes_back(colour_model: Path, write_video: WriteVideo) -> None:
+    video = write_video(np.full((20, 32, 48, 3), (240, 0, 0), np.uint8), "mpeg4", "stream.ts")
+    with endless_http(video.read_bytes(), rounds=2) as url:
+        command = [*SERVE, "--engine", str(colour_model), "--stream", "--video", url, "--window", "0.5"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            events = []
+            while not events or events[-1]["event"] != "back":
+                events.append(json.loads(process.stdout.readline()))
+            process.send_signal(signal.SIGINT)
+            rest, errors = process.communicate(timeout=30)
+    assert [event["event"] for event in events] == ["start", "label", "lost", "back"]
+    assert "the stream broke off" in events[2]["reason"]
+    assert {event["video"] for event in events} == {url}
+    assert json.loads(rest.splitlines()[-1])["reconnects"] >= 1
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_a_stream_that_is_not_there_gives_one_line(colour_model: Path) -> None:
@@ -199,15 +228,17 @@ def test_a_stream_that_is_not_there_gives_one_line(colour_model: Path) -> None:
 
 
 @contextmanager
-def endless_http(data: bytes) -> Iterator[str]:
-    """The URL of a stream that sends these bytes again and again."""
+def endless_http(data: bytes, rounds: int = 1 << 30) -> Iterator[str]:
+    """The URL of a stream that sends these bytes again and again, and hangs up after so many rounds."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             with suppress(OSError):
-                while not done.wait(0.05):
+                for _ in range(rounds):
+                    if done.wait(0.05):
+                        break
                     self.wfile.write(data)
 
         def log_message(self, *arguments: object) -> None:
