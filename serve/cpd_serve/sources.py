@@ -98,9 +98,7 @@ class Source:
         self._thread.join(STOP_S)
 
     def _run(self) -> None:
-        ended = Ended(
-            f"{self.name}: its decoder failed"
-        )  # a bug: its traceback is printed, and nobody waits
+        ended = Ended(f"{self.name}: its decoder failed")  # a bug: its traceback is printed, and nobody waits
         try:
             ended = Ended(self._play())
         except VideoError as error:

@@ -63,4 +63,6 @@ class Setting:
 
 def on_device(model: VideoClassifier, device: torch.device) -> VideoClassifier:
     """A model on its device; on a GPU with its kernels in channels-last order, which is that of its frames there."""
-    return model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack memory_format
+    return model

@@ -92,7 +92,7 @@ class ClipLoader:
         self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
         on_gpu = device.type == "cuda"
         # a stream of its own, so that loading does not queue behind the training steps
-        self._stream = torch.cuda.Stream(device) if on_gpu else None
+        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._readable = readable(device) if on_gpu else ON_CPU
         self._native: dict[int, bool] = {}
         if not self._readable and any(clip.codec in CODECS for clip in clips):
