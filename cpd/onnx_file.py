@@ -28,11 +28,19 @@ def read_onnx_manifest(path: Path) -> Manifest:
     Raises:
         EngineError: no ONNX file, damaged, without a manifest, or changed since it was exported.
     """
+    return manifest_of(read_onnx(path), str(path))
+
+
+def read_onnx(path: Path) -> bytes:
+    """The whole file, unchecked.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    return manifest_of(data, str(path))
 
 
 def manifest_of(data: bytes, where: str) -> Manifest:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cpd.errors import EngineError, ExportError
+from cpd.lock import atomic
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
-from cpd.onnx_file import read_onnx_manifest
+from cpd.onnx_file import manifest_of, read_onnx
 from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour
 from cpd_export.files import write_file
 
 
-def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | None = None) -> EngineInfo:
-    """Builds an engine from an exported ONNX file; nothing is replaced unless that succeeds.
+@dataclass(frozen=True, slots=True)
+class NewEngine:
+    """An engine that is built and not yet on disk."""
+
+    data: bytes
+    manifest: Manifest
+    """What is to lie beside it."""
+    info: EngineInfo
+    """The manifest's part about the engine."""
+
+
+def engine_of(onnx: Path, data: bytes, options: BuildOptions, module: str | None = None) -> NewEngine:
+    """Builds an engine of an exported model; the timing cache of its folder is used and kept, nothing else written.
 
     Args:
-        onnx: its manifest is checked against it first.
-        engine: where to write, in the same folder.
+        onnx: where the model lies, or will lie, beside the engine.
+        data: the model's file; its manifest is checked against it first.
         options: how to build.
         module: flavour of TensorRT to build with; default the best one here.
 
@@ -26,16 +38,36 @@ def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | N
         EngineError: the ONNX file is damaged, changed or not one of ours.
         ExportError: no engine can be built here, or not from this file.
     """
-    manifest, data = read_onnx_manifest(onnx), onnx.read_bytes()
+    manifest = manifest_of(data, str(onnx))
     flavour = choose_flavour(options, module)
     cache = onnx.with_name(f"{flavour.module}.timing.cache")
     built, timings = build_engine(data, options, flavour, cache.read_bytes() if cache.is_file() else b"")
     if timings:
         write_file(cache, timings)
     info = _info(built, onnx.name, data, options)
-    write_file(engine, built.data)
-    write_file(engine_manifest_path(engine), replace(manifest, engine=info).to_json().encode())
-    return info
+    return NewEngine(built.data, replace(manifest, engine=info), info)
+
+
+def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | None = None) -> EngineInfo:
+    """Builds an engine from an exported ONNX file and puts it in its place; nothing is replaced unless that succeeds.
+
+    Args:
+        onnx: an exported model.
+        engine: where to write, in the same folder.
+        options: how to build.
+        module: flavour of TensorRT to build with; default the best one here.
+
+    Raises:
+        EngineError: the ONNX file is missing, damaged, changed or not one of ours.
+        ExportError: no engine can be built here, or not from this file.
+    """
+    new = engine_of(onnx, read_onnx(onnx), options, module)
+    beside = engine_manifest_path(engine)
+    with atomic(beside) as manifest, atomic(engine) as plan:
+        manifest.write_text(new.manifest.to_json(), encoding="utf-8")
+        plan.write_bytes(new.data)
+        beside.unlink(missing_ok=True)  # an engine without a manifest is refused, one with another's could be believed
+    return new.info
 
 
 def rebuild(path: Path) -> EngineInfo:

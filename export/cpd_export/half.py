@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnx import TensorProto, helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from cpd_export.graph import tidy
-
-NORMALISATION = ("Sub", "Div")
-"""Kept in fp32: it costs nothing beside the convolutions, and 0..255 minus the mean loses a digit in half precision."""
 
 
 def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Converts a graph; uint8 frames still go in and float32 logits still come out.
 
-    The batch norms were folded into the weights in fp32, so each weight is rounded once.
+    The batch norms were folded into the weights in fp32, so each weight is rounded once. What comes before the first
+    convolution stays in fp32: it costs nothing beside the rest, and in half precision 0..255 minus a mean loses a digit
+    and a sum over a clip overflows.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    blocked = [*DEFAULT_OP_BLOCK_LIST, *NORMALISATION]
-    half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, op_block_list=blocked)
+    images = next(node.input[0] for node in graph.graph.node if node.op_type == "Conv")
+    before = _makers_of(images, graph)
+    rest = [node for node in graph.graph.node if node not in before]
+    read = {name for node in rest for name in node.input}
+    body = onnx.ModelProto()
+    body.CopyFrom(graph)
+    body.graph.ClearField("node")
+    body.graph.node.extend(rest)
+    body.graph.ClearField("initializer")
+    body.graph.initializer.extend(weight for weight in graph.graph.initializer if weight.name in read)
+    body.graph.input.append(helper.make_tensor_value_info(images, TensorProto.FLOAT, None))
+
+    half: onnx.ModelProto = convert_float_to_float16(body, keep_io_types=True)
+    half.graph.input.pop()
+    half.graph.node.extend(before)
+    half.graph.initializer.extend(weight for weight in graph.graph.initializer if weight.name not in read)
     # The converter appends its casts at the end of the node list; ONNX wants every node behind those it reads from.
     ordered = onnx_ir.from_proto(half)
     ordered.graph.sort()
     return tidy(onnx_ir.to_proto(ordered))
+
+
+def _makers_of(name: str, graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that a tensor is computed by, directly or not."""
+    maker = {output: node for node in graph.graph.node for output in node.output}
+    found: list[onnx.NodeProto] = []
+    waiting = [name]
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is not None and node not in found:
+            found.append(node)
+            waiting.extend(node.input)
+    return found

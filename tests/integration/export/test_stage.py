@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,7 +14,7 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.config import Pipeline
-from cpd.dataset import Clip, file_sha256, read_clips, write_clips
+from cpd.dataset import file_sha256, read_clips
 from cpd.errors import DataError, EngineError, ExportError
 from cpd.manifest import Manifest
 from cpd.onnx_file import read_onnx_manifest
@@ -27,63 +27,8 @@ from cpd_train.models import ModelSpec, VideoClassifier, build_model, read_check
 SPEC = ClipSpec(frames=4, resize=16, crop=(16, 16))
 LABELS = ("left", "right", "still")
 
-
-def config(**export: object) -> Pipeline:
-    return Pipeline.model_validate({
-        "name": "tiny",
-        "data": {"rendered": {}},
-        "clip": {"frames": 4, "resize": 16, "crop": [16, 16]},
-        "teacher": {"model": "tsm-tiny"},
-        "student": {"model": "tsm-tiny"},
-        "export": export,
-    })  # fmt: skip
-
-
-def write_video(path: Path, seed: int) -> None:
-    """Six frames of a bright square that moves over noise."""
-    random = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=10, options={"q:v": "2"})
-        stream.width, stream.height, stream.pix_fmt = 24, 16, "yuvj420p"
-        for index in range(6):
-            pixels = random.integers(0, 120, (16, 24, 3), dtype=np.uint8)
-            at = (seed + (index if seed % 3 == 1 else -index if seed % 3 == 0 else 0)) * 3 % 20
-            pixels[4:12, at : at + 5] = 250
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def make_run(run_dir: Path) -> Path:
-    """A run folder as the distill stage leaves it: a teacher that looks ahead, a student that does not."""
-    for part in ("data", "teacher", "student"):
-        (run_dir / part).mkdir(parents=True)
-    clips = []
-    for split, count in (("train", 6), ("validation", 6), ("test", 6)):
-        for index in range(count):
-            path = run_dir / f"data/{split}{index}.avi"
-            write_video(path, seed=index)
-            clips.append(Clip(path, LABELS[index % 3], split, "mjpeg", 16, 24, 0, 8, np.arange(6.0)))  # type: ignore[arg-type]
-    write_clips(run_dir / "data/clips.csv", clips, [False] * len(clips))
-    torch.manual_seed(0)
-    for role, width in (("teacher", 8), ("student", 4)):
-        spec = ModelSpec("tsm-tiny", width=width, blocks=1, shift_fraction=0.5, causal=role == "student")
-        model = build_model(spec, len(LABELS), SPEC)
-        data_sha256 = file_sha256(run_dir / "data/clips.csv")
-        write_checkpoint(run_dir / f"{role}/{role}.safetensors", model, role, LABELS, data_sha256, epoch=1, top1=0.5)
-        test = [clip for clip in clips if clip.split == "test"]
-        frames = torch.from_numpy(np.stack([read_clip(clip.path, SPEC) for clip in test]))
-        with torch.inference_mode():
-            logits = model.eval()(frames).numpy()
-        paths = np.array([str(clip.path) for clip in test])
-        np.savez(run_dir / role / "test_logits.npz", logits=logits, labels=np.arange(len(test)) % 3, paths=paths)
-    return run_dir
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = make_run(tmp_path_factory.mktemp("run"))
-    stage.run(config(), run_dir)
-    return run_dir
+MakeRun = Callable[..., Path]
+MakeConfig = Callable[..., Pipeline]
 
 
 def test_everything_is_built_and_proven(exported: Path) -> None:
@@ -191,7 +136,9 @@ def test_a_changed_weight_is_noticed(exported: Path, tmp_path: Path) -> None:
         read_onnx_manifest(tmp_path / "student.onnx")
 
 
-def test_a_graph_that_differs_replaces_nothing(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_differs_replaces_nothing(
+    exported: Path, make_run: MakeRun, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def exporter_with_a_fault(model: VideoClassifier, opset: int) -> onnx.ModelProto:
         role = "student" if model.spec.causal else "teacher"
         proto = onnx.load(exported / f"export/{role}.onnx")
@@ -206,7 +153,7 @@ def test_a_graph_that_differs_replaces_nothing(exported: Path, tmp_path: Path, m
         (run_dir / "export" / name).write_bytes(b"the last good one")
     monkeypatch.setattr(stage, "export_graph", exporter_with_a_fault)
     with pytest.raises(ExportError, match=r"export/student\.onnx: torch = onnxruntime: 0\.0002, limit 0\.0001"):
-        stage.run(config(precisions=["fp32"]), run_dir)
+        stage.run(make_config(precisions=["fp32"]), run_dir)
     assert {path.read_bytes() for path in (run_dir / "export").iterdir()} == {b"the last good one"}
 
 
@@ -244,18 +191,20 @@ def test_an_opset_nobody_knows_is_named(exported: Path, opset: int) -> None:
         export_graph(checkpoint.model, opset)
 
 
-def test_a_run_that_does_not_fit_together_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_a_run_that_does_not_fit_together_is_refused(
+    make_run: MakeRun, make_config: MakeConfig, tmp_path: Path
+) -> None:
     run_dir = make_run(tmp_path / "run")
     table = run_dir / "data/clips.csv"
     text = table.read_text()
     table.write_text(text.replace("left", "leftwards"))
     with pytest.raises(DataError, match="do not know the label leftwards"):
-        stage.run(config(), run_dir)
+        stage.run(make_config(), run_dir)
     table.write_text("".join(line for line in text.splitlines(keepends=True) if ",test," not in line))
     with pytest.raises(DataError, match="the test split has no clips"):
-        stage.run(config(), run_dir)
+        stage.run(make_config(), run_dir)
     table.write_text(text)
     model = build_model(ModelSpec("tsm-tiny", width=4), 2, SPEC)
     write_checkpoint(run_dir / "teacher/teacher.safetensors", model, "teacher", LABELS[:2], "", epoch=1, top1=0.5)
     with pytest.raises(ExportError, match="different clips or labels"):
-        stage.run(config(), run_dir)
+        stage.run(make_config(), run_dir)

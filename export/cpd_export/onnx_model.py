@@ -1,0 +1,145 @@
+"""From a graph in memory to the content of its file: proven, described, and with that description inside."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from cpd.dataset import Clip, file_sha256
+from cpd.errors import ExportError
+from cpd.manifest import Manifest, Precision
+from cpd_export.decoders import decoder_proofs
+from cpd_export.files import STREAM, ExportedFile, onnx_path
+from cpd_export.graph import opset_of, with_manifest
+from cpd_export.inputs import true_labels
+from cpd_export.proofs import BATCH, Outputs, accuracy, faithfulness, parity, read_batch
+from cpd_export.session import OnnxSession
+from cpd_export.stream import export_stream, prove_stream
+from cpd_export.support import support
+from cpd_export.timing import Samples, percentiles_ms
+from cpd_train.models import Checkpoint
+
+PACKAGES = ("cpd", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(slots=True)
+class Model:
+    """One graph on its way to a file."""
+
+    role: str
+    precision: Precision
+    graph: onnx.ModelProto
+    quantisation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Relative to the run folder."""
+        return onnx_path(self.role, self.precision)
+
+
+def prove(
+    model: Model,
+    outputs: dict[str, Outputs],
+    times_s: Samples,
+    clips: list[Clip],
+    checkpoint: Checkpoint,
+    run_dir: Path,
+) -> ExportedFile:
+    """What is to be said of a graph; a reduced precision that does too much damage is not built.
+
+    Raises:
+        ExportError: an fp32 graph is not equal to its source.
+    """
+    if model.precision == "fp32":
+        proofs = parity(outputs[model.role], outputs[model.path])
+    else:
+        fp32 = outputs[onnx_path(model.role, "fp32")]
+        proofs = faithfulness(fp32, outputs[model.path], true_labels(clips, checkpoint), model.precision)
+    broken = [proof for proof in proofs if proof.status == "fail"]
+    reasons = [f"{proof.name}: {proof.value:.3g}, limit {proof.limit}" for proof in broken]
+    if broken and model.precision == "fp32":
+        raise ExportError(f"{model.path}: {reasons[0]}")
+    if model.precision == "fp32":
+        proofs += decoder_proofs(run_dir / f"{model.role}/test_logits.npz", clips, outputs[model.role].logits)
+    return ExportedFile(
+        path=model.path,
+        role=model.role,
+        runtime="onnxruntime",
+        precision=model.precision,
+        status="failed" if broken else "built",
+        reason="; ".join(reasons),
+        latency_ms=percentiles_ms(times_s),
+        proofs=[*proofs, *support(model.graph)],
+        quantisation=model.quantisation,
+    )
+
+
+def finish(
+    run_dir: Path,
+    model: Model,
+    file: ExportedFile,
+    outputs: dict[str, Outputs],
+    clips: list[Clip],
+    checkpoint: Checkpoint,
+) -> bytes:
+    """The file of a proven graph, with all that is known of it inside."""
+    manifest = replace(
+        describe(run_dir, checkpoint, model.graph),
+        precision=model.precision,
+        accuracy=accuracy(outputs[model.path].logits, true_labels(clips, checkpoint)),
+        latency_ms=file.latency_ms,
+    )
+    data = with_manifest(model.graph, manifest)
+    file.size_bytes = len(data)
+    return data
+
+
+def streaming_file(
+    run_dir: Path, checkpoint: Checkpoint, opset: int, whole: OnnxSession, clips: list[Clip]
+) -> tuple[ExportedFile, bytes]:
+    """The file of the student frame by frame, proven against its whole-clip graph, and what is to be said of it.
+
+    Raises:
+        ExportError: it is not equal to the whole-clip graph.
+    """
+    graph = export_stream(checkpoint.model, opset)
+    session = OnnxSession(graph.proto.SerializeToString(), STREAM)
+    proofs, latency_ms = prove_stream(session, whole, read_batch(clips[:BATCH], checkpoint.model.clip))
+    if proofs[0].status == "fail":
+        raise ExportError(f"{STREAM}: {proofs[0].name}: {proofs[0].value:.3g}, limit {proofs[0].limit}")
+    manifest = replace(describe(run_dir, checkpoint, graph.proto), streaming=True, latency_ms=latency_ms)
+    data = with_manifest(graph.proto, manifest, graph.signature)
+    file = ExportedFile(STREAM, "student", "onnxruntime", "fp32", "built", size_bytes=len(data), latency_ms=latency_ms)
+    file.proofs = [*proofs, *support(graph.proto)]
+    return file, data
+
+
+def describe(run_dir: Path, checkpoint: Checkpoint, graph: onnx.ModelProto) -> Manifest:
+    """The manifest of a graph, as far as its checkpoint tells it."""
+    return Manifest(
+        role=checkpoint.role,  # type: ignore[arg-type]  # written by training
+        model=checkpoint.model.spec.model,
+        labels=checkpoint.labels,
+        clip=checkpoint.model.clip,
+        precision="fp32",
+        opset=opset_of(graph),
+        checkpoint_sha256=file_sha256(run_dir / f"{checkpoint.role}/{checkpoint.role}.safetensors"),
+        data_sha256=checkpoint.data_sha256,
+        parameters=checkpoint.parameters,
+        flops=checkpoint.flops,
+        versions=installed_versions(),
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that make the files, as far as they are installed."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
