@@ -32,6 +32,8 @@ class ClipSpec:
     """Mean of each of R, G, B in 0..1, subtracted inside the model."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Standard deviation of each of R, G, B in 0..1, divided by inside the model."""
+    normalise: Literal["dataset", "clip"] = "dataset"
+    """By ``mean`` and ``std``, or each clip by its own, over all pixels and colours; those two are then unused."""
     sampling: Literal["segments"] = "segments"
     """Which frames: the middle of each segment (a random one of it while training)."""
     layout: Literal["NFHWC"] = "NFHWC"
@@ -50,6 +52,8 @@ class ClipSpec:
         )
         if not fits:
             raise ValueError(f"crop {self.crop} is larger than the resized frame ({self.resize})")
+        if self.normalise not in ("dataset", "clip"):
+            raise ValueError(f"normalise must be dataset or clip, got {self.normalise!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values, std above 0, got {self.mean} and {self.std}")
 

@@ -76,6 +76,11 @@ class Data(Section):
         0.15,
         description="Taken from training, by group where the list has groups, if there is no validation split.",
     )
+    train_on_validation: bool = Field(
+        False,
+        description="Once the settings are chosen: train on the validation clips too, and keep the last epoch, since "
+        "no clips are left to choose it by.",
+    )
     test_fraction: Fraction = Field(0.2, description="Taken likewise if there is no test split.")
     max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
     cache_gb: NonNegative = Field(2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch.")
@@ -100,14 +105,28 @@ class ClipSection(Section):
     std: tuple[Positive, Positive, Positive] = Field(
         IMAGENET_STD, description="Standard deviation of R, G, B in 0..1; default ImageNet's."
     )
+    normalise: Literal["dataset", "clip"] = Field(
+        "dataset",
+        description="By mean and std above, or each clip by its own mean and standard deviation, so that light, "
+        "exposure and skin tell nothing.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.normalise == "clip" and {"mean", "std"} & self.model_fields_set:
+            raise ValueError("mean and std are not used where normalise is clip")
         self.spec()
         return self
 
     def spec(self) -> ClipSpec:
-        return ClipSpec(frames=self.frames, resize=self.resize, crop=self.crop, mean=self.mean, std=self.std)
+        return ClipSpec(
+            frames=self.frames,
+            resize=self.resize,
+            crop=self.crop,
+            mean=self.mean,
+            std=self.std,
+            normalise=self.normalise,
+        )
 
 
 class Augment(Section):
@@ -281,6 +300,12 @@ class Pipeline(Section):
     distill: Distill = Field(Distill(), description="How the student learns from the teacher.")
     export: Export = Field(Export(), description="What is made of the trained models.")
     validate_: Validate = Field(Validate(), alias="validate", description="How the verdict is reached.")
+
+    @model_validator(mode="after")
+    def _streams_know_no_clip(self) -> Self:
+        if self.student.causal and self.clip.normalise == "clip":
+            raise ValueError("student.causal runs frame by frame, which clip.normalise: clip does not allow")
+        return self
 
     @property
     def run_dir(self) -> Path:

@@ -53,6 +53,17 @@ def test_the_teacher_leaves_what_other_rooms_read(taught):
         assert all(path.endswith(".avi") for path in kept["paths"])
 
 
+def test_training_on_the_validation_clips_keeps_the_last_epoch(tmp_path):
+    config = config_of(data=BASE["data"] | {"train_on_validation": True})
+    prepare.run(config, tmp_path)
+    splits = json.loads((tmp_path / "data" / "data.json").read_text())["splits"]
+    assert splits == {"train": 8 * (4 + 2), "validation": 0, "test": 8 * 2}
+    assert "epoch 2 of 2" in teacher.run(config, tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "teacher" / "teacher.safetensors")
+    assert (checkpoint.epoch, checkpoint.validation_top1) == (2, None)
+    assert all("validation_top1" not in row for row in metrics_of(tmp_path, "teacher"))
+
+
 def test_a_seed_makes_two_runs_identical(taught):
     weights = []
     for _ in range(2):

@@ -44,8 +44,8 @@ def run(config: Pipeline, run_dir: Path) -> str:
     test = setting.loader("test", section.batch_size)
     top1 = write_test_logits(best.model.to(setting.device), test, folder / "test_logits.npz")
     return (
-        f"{section.model} with {best.parameters:,} parameters, top-1 {top1:.1%}, best of {section.epochs} epochs: "
-        f"{outcome.epoch}, {outcome.data_wait:.1%} of it waiting for data"
+        f"{section.model} with {best.parameters:,} parameters, top-1 {top1:.1%}, epoch {outcome.epoch} "
+        f"of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
     )
 
 

@@ -39,9 +39,7 @@ class Outcome:
     """What training reached."""
 
     epoch: int
-    """Of the best checkpoint, from 1."""
-    validation_top1: float
-    """Fraction, of the best checkpoint."""
+    """Of the checkpoint that was kept, from 1."""
     data_wait: float
     """Share of the training time spent waiting for data, first epoch left out (it fills the cache)."""
 
@@ -64,6 +62,8 @@ def fit(
     log: Callable[[], dict[str, Any]] = dict,
 ) -> Outcome:
     """Trains a model and keeps the weights with the best validation top-1 as ``folder/<role>.safetensors``.
+
+    Where there are no validation clips, those of the last epoch are kept.
 
     Args:
         model: on its device, trained in place.
@@ -89,8 +89,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, section.learning_rate, total_steps=epochs * steps, pct_start=0.2
     )
-    best = (-1.0, -math.inf)
-    outcome = Outcome(0, 0.0, 0.0)
+    best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
     with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, _memory_of(role):
         for epoch in range(epochs):
@@ -102,7 +101,7 @@ def fit(
                 terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
                 if not torch.isfinite(loss):
-                    raise _not_finite(terms, role, epoch, index, batch, training, outcome.epoch)
+                    raise _not_finite(terms, role, epoch, index, batch, training, kept)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -112,15 +111,12 @@ def fit(
                     sums[name] += term.detach()
             seconds = time.perf_counter() - began
             on_gpu = busy.take()
-            logits, truth = predict(model, validation)
-            top1 = float((logits.argmax(1) == truth).mean())
-            loss_value = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
+            scores = judge(model, validation)
             waits.append((batches.seconds, seconds))
             row = {
                 "epoch": epoch + 1,
                 "loss": {name: float(total) / steps for name, total in sums.items()},
-                "validation_top1": top1,
-                "validation_loss": loss_value,
+                **scores,
                 "learning_rate": schedule.get_last_lr()[0],
                 "seconds": round(seconds, 3),
                 "data_wait": round(batches.seconds / seconds, 4),
@@ -130,13 +126,25 @@ def fit(
             }
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
-            if (top1, -loss_value) > best:
-                best = (top1, -loss_value)
-                write_checkpoint(folder / f"{role}.safetensors", model, role, labels, data_sha256, epoch + 1, top1)
-                outcome = Outcome(epoch + 1, top1, 0.0)
+            quality = (scores["validation_top1"], -scores["validation_loss"]) if scores else (float(epoch), 0.0)
+            if quality > best:
+                best, kept = quality, epoch + 1
+                path, top1 = folder / f"{role}.safetensors", scores.get("validation_top1")
+                write_checkpoint(path, model, role, labels, data_sha256, kept, top1)
     counted = waits[1:] or waits
     waited, total = (sum(column) for column in zip(*counted, strict=True))
-    return Outcome(outcome.epoch, outcome.validation_top1, waited / total)
+    return Outcome(kept, waited / total)
+
+
+def judge(model: VideoClassifier, validation: ClipLoader) -> dict[str, float]:
+    """Top-1 (fraction) and mean cross-entropy on the validation clips; empty where there are none."""
+    if not validation.clips:
+        return {}
+    logits, truth = predict(model, validation)
+    return {
+        "validation_top1": float((logits.argmax(1) == truth).mean()),
+        "validation_loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))),
+    }
 
 
 @torch.no_grad()

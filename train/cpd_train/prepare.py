@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from cpd.errors import DataError, VideoError
 from cpd.progress import track
 from cpd.video import probe
 from cpd_train.motion import MOTIONS, render_clip, write_video
-from cpd_train.sources import Found, check_classes, find_clips
+from cpd_train.sources import Found, check_classes, find_clips, needed_splits
 
 PROBE_THREADS = 4
 
@@ -31,9 +32,11 @@ def run(config: Pipeline, run_dir: Path) -> str:
     folder = run_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     found = render(config.data.rendered, folder, config.seed) if config.data.rendered else find_clips(config.data)
+    if config.data.train_on_validation:
+        found = [replace(clip, split="train") if clip.split == "validation" else clip for clip in found]
     clips, broken = audit(found)
     _check_broken(config.data, len(found), broken)
-    check_classes([Found(clip.path, clip.label, clip.split, "") for clip in clips])
+    check_classes([Found(clip.path, clip.label, clip.split, "") for clip in clips], needed_splits(config.data))
 
     table = folder / "clips.csv"
     write_clips(table, clips, [is_variable_rate(clip.times_s) for clip in clips])

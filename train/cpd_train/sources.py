@@ -53,7 +53,7 @@ def find_clips(data: Data) -> list[Found]:
     else:
         raise DataError("rendered clips have no source to look for")
     found = assign_splits(found, data.validation_fraction, data.test_fraction)
-    check_classes(found)
+    check_classes(found, needed_splits(data))
     return sorted(found, key=lambda clip: natural_key(str(clip.path)))
 
 
@@ -196,8 +196,13 @@ def assign_splits(found: Iterable[Found], validation_fraction: float, test_fract
     return clips
 
 
-def check_classes(found: Iterable[Found]) -> None:
-    """Refuses what cannot be trained on: one class alone, or a class without training clips."""
+def needed_splits(data: Data) -> tuple[Split, ...]:
+    """The splits that must have clips."""
+    return tuple(split for split in SPLITS if split != "validation" or not data.train_on_validation)
+
+
+def check_classes(found: Iterable[Found], splits: tuple[Split, ...] = SPLITS) -> None:
+    """Refuses what cannot be trained on: one class alone, a class without training clips, or an empty split."""
     splits_of: dict[str, set[str]] = defaultdict(set)
     for clip in found:
         splits_of[clip.label].add(clip.split or "train")
@@ -206,7 +211,7 @@ def check_classes(found: Iterable[Found]) -> None:
         raise DataError(
             f"there is only one class ({only})" if only else "there is no clip", "name at least two classes"
         )
-    for split in SPLITS:
+    for split in splits:
         empty = sorted((label for label, splits in splits_of.items() if split not in splits), key=natural_key)
         if empty and split == "train":
             raise DataError(f"class {empty[0]} has no training clip ({len(empty)} such classes)", "mend the splits")

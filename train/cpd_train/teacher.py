@@ -10,7 +10,7 @@ from torch import Tensor
 from cpd.config import Pipeline
 from cpd_train.common import Setting
 from cpd_train.cuda import networks_in
-from cpd_train.fit import fit, predict, write_test_logits
+from cpd_train.fit import fit, judge, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.models import read_checkpoint, write_checkpoint
 
@@ -23,8 +23,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     told = ""
     if section.epochs == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        logits, truth = predict(model, validation)
-        top1 = float((logits.argmax(1) == truth).mean())
+        top1 = judge(model, validation).get("validation_top1")
         write_checkpoint(folder / "teacher.safetensors", model, "teacher", setting.labels, setting.data_sha256, 0, top1)
         (folder / "metrics.jsonl").touch()
     else:
@@ -40,7 +39,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
             model, training, validation, step, section, config.augment,
             seed=config.seed, role="teacher", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
         )  # fmt: skip
-        told = f", best of {section.epochs} epochs: {outcome.epoch}, {outcome.data_wait:.1%} of it waiting for data"
+        told = f", epoch {outcome.epoch} of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
     best = read_checkpoint(folder / "teacher.safetensors")
     test = setting.loader("test", section.batch_size)
     top1 = write_test_logits(best.model.to(setting.device), test, folder / "test_logits.npz")

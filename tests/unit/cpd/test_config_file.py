@@ -221,3 +221,15 @@ def test_the_schema_describes_every_key_and_closes_every_section():
             assert described.get("description") or described_there.get("description"), key
     assert "validate" in document["properties"], "the name in the file, not the one in the code"
     assert document["required"] == ["name", "data", "teacher", "student"]
+
+
+@pytest.mark.parametrize(
+    ("clip", "student", "message"),
+    [
+        ("{normalise: clip, mean: [0.5, 0.5, 0.5]}", "{}", "mean and std are not used where normalise is clip"),
+        ("{normalise: clip}", "{causal: true}", "student.causal runs frame by frame"),
+    ],
+)
+def test_a_clip_normalised_by_itself_has_no_other_statistics(write, clip, student, message):
+    path = write(f"name: demo\ndata: {{rendered: {{}}}}\nclip: {clip}\nteacher: {{}}\nstudent: {student}\n")
+    assert any(message in problem for problem in problems(path))

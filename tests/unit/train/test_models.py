@@ -1,6 +1,7 @@
 """Architectures, names and checkpoints."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ CLIP = ClipSpec(frames=4, resize=32, crop=(32, 32))
 LABELS = ("one", "two", "three")
 
 
-def model_of(name, **options):
+def model_of(name, clip=CLIP, **options):
     torch.manual_seed(0)
-    return build_model(ModelSpec(name, **options), len(LABELS), CLIP).eval()
+    return build_model(ModelSpec(name, **options), len(LABELS), clip).eval()
 
 
 def some_frames(batch=2):
@@ -72,6 +73,22 @@ class TestModels:
         model(torch.full((1, *CLIP.shape), 51, dtype=torch.uint8))
         expected = (0.2 - torch.tensor(CLIP.mean)) / torch.tensor(CLIP.std)
         torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+
+    def test_a_clip_normalised_by_itself_tells_nothing_of_light(self):
+        seen = []
+        model = model_of("tsn-tiny", clip=replace(CLIP, normalise="clip"))
+        model.backbone.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        bright = some_frames() // 2 + 100
+        model(bright)
+        pixels = bright.double()
+        expected = (pixels - pixels.mean((1, 2, 3, 4), keepdim=True)) / (
+            pixels.std((1, 2, 3, 4), keepdim=True, unbiased=False) + 1
+        )
+        torch.testing.assert_close(seen[0], expected.flatten(0, 1).permute(0, 3, 1, 2).float())
+        with torch.no_grad():
+            torch.testing.assert_close(model(bright), model(bright - 90))
+            even = model(torch.full((1, *CLIP.shape), 51, dtype=torch.uint8))
+        assert even.isfinite().all()
 
     def test_flops_are_two_for_a_multiply_add(self):
         """A known architecture: ResNet-18 takes 1.814 G multiply-adds for one 224 x 224 image and 1000 classes."""

@@ -33,12 +33,18 @@ class Checkpoint:
     flops: int
     """Per clip; two for a multiply-add."""
     epoch: int
-    validation_top1: float
-    """Fraction."""
+    validation_top1: float | None
+    """Fraction; None where there were no validation clips."""
 
 
 def write_checkpoint(
-    path: Path, model: VideoClassifier, role: str, labels: tuple[str, ...], data_sha256: str, epoch: int, top1: float
+    path: Path,
+    model: VideoClassifier,
+    role: str,
+    labels: tuple[str, ...],
+    data_sha256: str,
+    epoch: int,
+    top1: float | None,
 ) -> None:
     """Writes weights and their description as one safetensors file, atomically."""
     description = {

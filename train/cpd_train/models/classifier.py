@@ -17,6 +17,8 @@ from cpd_train.models.resnet import BasicBlock, Bottleneck, MakeShift, ResNet
 from cpd_train.models.shift import Shift
 
 TINY_WIDTH, TINY_BLOCKS = 16, 1
+LEAST_SPREAD = 1.0
+"""Grey levels added to a clip's standard deviation, so that the noise of an even picture stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,17 @@ class VideoClassifier(nn.Module):
 
     def _normalise(self, frames: Tensor) -> Tensor:
         # cast first: TensorRT knows uint8 as the type of an input alone
-        images = frames.to(self.mean.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+        pixels = frames.to(self.mean.dtype)
+        if self.clip.normalise == "clip":
+            pixels = pixels - pixels.mean((1, 2, 3, 4), keepdim=True)
+            spread = pixels.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
+            pixels = pixels / (spread + LEAST_SPREAD)
+        images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
         if frames.device.type == "cpu":
             # On CPUs, the backward pass of torch 2.13 (oneDNN) writes out of bounds for strided 1x1 convolutions of
             # channels-last input whose channels are no multiple of 8; contiguous input is as fast.
             images = images.contiguous()
-        return (images - self.mean) / self.std
+        return images if self.clip.normalise == "clip" else (images - self.mean) / self.std
 
     def _consensus(self, logits: Tensor) -> Tensor:
         """Averages over the frames of a clip (TSN's segmental consensus)."""
