@@ -203,7 +203,7 @@ STAGES = (
     Stage(
         name="teacher",
         run=_teacher,
-        config=("seed", "clip", "augment", "teacher"),
+        config=("seed", "precision", "clip", "augment", "teacher"),
         inputs=lambda config, _: [*_clips(config), *_checkpoint(config.teacher)],
         sources=_source_clips,
         outputs=lambda *_: _trained("teacher"),
@@ -212,7 +212,7 @@ STAGES = (
     Stage(
         name="distill",
         run=_distill,
-        config=("seed", "clip", "augment", "student", "distill"),
+        config=("seed", "precision", "clip", "augment", "student", "distill"),
         inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", *_checkpoint(config.student)],
         sources=_source_clips,
         outputs=lambda *_: _trained("student"),

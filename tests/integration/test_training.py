@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cpd.config import Pipeline
 from cpd.errors import DataError, TrainingError
 from cpd_train import distill, prepare, teacher
-from cpd_train.answers import Teacher
+from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting
 from cpd_train.losses.spectrum import attention_maps
 from cpd_train.models import read_checkpoint
@@ -99,11 +99,12 @@ def test_every_part_can_be_switched(taught, section, terms):
     assert ("learned_weights" in rows[0]) == (section.get("collaboration") == "learned")
 
 
-def test_kept_answers_are_those_the_teacher_gives(taught):
+@pytest.mark.parametrize("whole", [False, True])
+def test_kept_answers_are_those_the_teacher_gives(taught, whole):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids = [(10, 10), (5, 5), (3, 3), (2, 2)]
-    ask = Teacher(model, grids, whole=False, keep_bytes=10**8)
+    ask = Teacher(model, grids, whole, Memory(10**8))
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
         for batch in loader.train(setting.config.augment, 0, epoch, repeat=2):
@@ -113,17 +114,31 @@ def test_kept_answers_are_those_the_teacher_gives(taught):
             torch.testing.assert_close(answer.logits, features.logits, atol=1e-5, rtol=1e-4)
             for ours, stage in zip(answer.maps, features.stages, strict=True):
                 torch.testing.assert_close(ours, attention_maps(stage), atol=1e-4, rtol=1e-3)
+            assert len(answer.stages) == (4 if whole else 0)
+            for ours, stage in zip(answer.stages, features.stages, strict=False):
+                torch.testing.assert_close(ours, stage, atol=1e-3, rtol=1e-3)
 
 
 def test_a_full_memory_asks_again(taught):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
-    ask = Teacher(model, [(2, 2)] * 4, whole=False, keep_bytes=3000)
+    ask = Teacher(model, [(2, 2)] * 4, False, Memory(3000))
     loader = setting.loader("train", 8)
     for epoch in range(3):
         for batch in loader.train(setting.config.augment, 0, epoch, repeat=1):
             with torch.no_grad():
                 torch.testing.assert_close(ask(batch).logits, model(batch.frames), atol=1e-5, rtol=1e-4)
+
+
+def test_runs_of_one_seed_can_share_what_the_teacher_said(taught, monkeypatch):
+    config, memory = config_of(distill={"views": 1}), Memory(10**8)
+    distill.run(config, taught)
+    alone = load_file(taught / "student" / "student.safetensors")
+    distill.run(config, taught, memory)
+    monkeypatch.setattr(Teacher, "_ask", lambda *_: pytest.fail("the teacher was asked again"))
+    distill.run(config, taught, memory)
+    shared = load_file(taught / "student" / "student.safetensors")
+    assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taught):

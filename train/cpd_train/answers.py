@@ -27,39 +27,68 @@ class Answer(NamedTuple):
     """For each stage its features, (batch, frames, channels, height, width); empty where no term asks for them."""
 
 
+class Memory:
+    """Answers to single views, as many as there is room for.
+
+    Args:
+        room_bytes: memory for answers; what goes beyond is forgotten.
+    """
+
+    def __init__(self, room_bytes: int) -> None:
+        self._room_bytes = room_bytes
+        self._kept: dict[tuple[int, int, bool], list[Tensor]] = {}
+
+    def get(self, view: tuple[int, int], whole: bool) -> list[Tensor] | None:
+        """The parts of an answer, without or with whole features, if it is kept."""
+        return self._kept.get((*view, whole))
+
+    def put(self, view: tuple[int, int], whole: bool, parts: list[Tensor]) -> None:
+        size_bytes = sum(part.numel() * part.element_size() for part in parts)
+        if size_bytes <= self._room_bytes:
+            self._room_bytes -= size_bytes
+            self._kept[*view, whole] = parts
+
+
 class Teacher:
     """Answers for batches of clips, remembering those it gave.
 
     Args:
         model: the teacher, on its device.
         grids: for each stage the student's (height, width); answers are not kept finer than that.
-        whole: whether terms need whole features; these are too large to be remembered.
-        keep_bytes: memory for answers; what goes beyond is asked again.
+        whole: whether terms need whole features; they are kept in half precision.
+        memory: what it said before.
+        precision: arithmetic of the network, see ``networks_in``.
     """
 
-    def __init__(self, model: VideoClassifier, grids: Sequence[tuple[int, int]], whole: bool, keep_bytes: int) -> None:
+    def __init__(
+        self,
+        model: VideoClassifier,
+        grids: Sequence[tuple[int, int]],
+        whole: bool,
+        memory: Memory,
+        precision: str = "auto",
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.grids, self.whole, self._left = grids, whole, 0 if whole else keep_bytes
-        self._kept: dict[tuple[int, int], list[Tensor]] = {}
+        self.grids, self.whole, self.memory, self.precision = grids, whole, memory, precision
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Answer:
         """The answer to each clip of a batch, in its order."""
-        new = [index for index, key in enumerate(batch.views) if key not in self._kept]
-        if len(new) == len(batch.views):
-            answer = self._ask(batch.frames)
-            self._keep(batch.views, answer)
-            return answer
+        known = [self.memory.get(view, self.whole) for view in batch.views]
+        new = [index for index, parts in enumerate(known) if parts is None]
         if new:
-            self._keep([batch.views[index] for index in new], self._ask(batch.frames[new]))
-        if any(key not in self._kept for key in batch.views):  # the memory is full
-            return self._ask(batch.frames)
-        rows = zip(*(self._kept[key] for key in batch.views), strict=True)
-        logits, embedding, *maps = (torch.stack(row).to(batch.frames.device) for row in rows)
-        return Answer(logits, embedding, maps, [])
+            answer = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
+            rows = zip(answer.logits, answer.embedding, *answer.maps, *answer.stages, strict=True)
+            for index, row in zip(new, rows, strict=True):
+                parts = known[index] = self._small(row)
+                self.memory.put(batch.views[index], self.whole, parts)
+        rows = zip(*known, strict=True)
+        device = batch.frames.device
+        logits, embedding, *features = (torch.stack([part.to(device).float() for part in parts]) for parts in rows)
+        return Answer(logits, embedding, features[: len(self.grids)], features[len(self.grids) :])
 
     def _ask(self, frames: Tensor) -> Answer:
-        with networks_in(frames.device):
+        with networks_in(frames.device, self.precision):
             features = self.model.with_features(frames)
         maps = []
         for stage, grid in zip(features.stages, self.grids, strict=True):
@@ -67,13 +96,10 @@ class Teacher:
             maps.append(pool_to(attention_maps(stage.float()), size))
         embedding = features.stages[-1].float().mean((1, 3, 4))
         whole = [stage.float() for stage in features.stages] if self.whole else []
-        return Answer(features.logits, embedding, maps, whole)
+        return Answer(features.logits.float(), embedding, maps, whole)
 
-    def _keep(self, keys: Sequence[tuple[int, int]], answer: Answer) -> None:
-        tensors = [tensor.cpu() for tensor in (answer.logits, answer.embedding, *answer.maps)]
-        size = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
-        for index, key in enumerate(keys):
-            if size > self._left:
-                return
-            self._kept[key] = [tensor[index].clone() for tensor in tensors]
-            self._left -= size
+    def _small(self, row: Sequence[Tensor]) -> list[Tensor]:
+        """A row of an answer as it is kept: apart from the batch, in host memory, whole features in half precision."""
+        stages = 2 + len(self.grids)
+        kept = [part.to("cpu", copy=True) for part in row[:stages]]
+        return kept + [part.to("cpu", torch.float16, copy=True) for part in row[stages:]]

@@ -14,12 +14,17 @@ SAMPLE_S = 0.25
 """Between two questions to the driver, which answers for about the last sixth of a second to a second."""
 
 
-def networks_in(device: torch.device) -> torch.autocast:
-    """The precision networks run in while training: bf16 on a GPU, fp32 elsewhere.
+def networks_in(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """The arithmetic of networks in training.
 
     Losses stay outside: sums of many squares and quantiles need fp32.
+
+    Args:
+        device: where they run.
+        precision: fp32, bf16, or auto: bf16 on a GPU, fp32 elsewhere.
     """
-    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def why_no_gpu() -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cpd.config import Distill, Pipeline
 from cpd.errors import TrainingError
-from cpd_train.answers import Teacher
+from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.fit import fit, write_test_logits
@@ -21,8 +21,13 @@ from cpd_train.models import VideoClassifier, read_checkpoint
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
-def run(config: Pipeline, run_dir: Path) -> str:
+def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     """Writes student.safetensors, metrics.jsonl and test_logits.npz into ``student/``; returns a one-line summary.
+
+    Args:
+        config: the pipeline.
+        run_dir: the run folder, with its data and teacher.
+        memory: answers of this teacher to the clips of a run of the same seed, to be used and added to.
 
     Raises:
         TrainingError: teacher and student do not fit each other, or a loss is not finite.
@@ -32,7 +37,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     student = setting.model(section)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
-    step = Collaboration(student, teacher, config.distill, config.seed)
+    step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)
     if section.epochs == 0:
         raise TrainingError("student.epochs is 0, so nothing would be distilled", "train at least one epoch")
     outcome = fit(
@@ -52,7 +57,15 @@ def run(config: Pipeline, run_dir: Path) -> str:
 class Collaboration:
     """The loss of a distillation step: which terms there are, and how they are weighed against each other."""
 
-    def __init__(self, student: VideoClassifier, teacher: VideoClassifier, distill: Distill, seed: int) -> None:
+    def __init__(
+        self,
+        student: VideoClassifier,
+        teacher: VideoClassifier,
+        distill: Distill,
+        seed: int,
+        precision: str = "auto",
+        memory: Memory | None = None,
+    ) -> None:
         if student.clip.frames != teacher.clip.frames:
             raise TrainingError(f"the student sees {student.clip.frames} frames and the teacher {teacher.clip.frames}")
         if student.labels != teacher.labels:
@@ -60,7 +73,8 @@ class Collaboration:
         self.student, self.distill = student, distill
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
-        self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.whole, int(distill.cache_gb * 1e9))
+        memory = memory or Memory(int(distill.cache_gb * 1e9))
+        self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.whole, memory, precision)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
         self.learned: list[nn.Parameter] = [p for adapter in self.fixed.adapters for p in adapter.parameters()]
@@ -69,7 +83,7 @@ class Collaboration:
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""
-        with networks_in(batch.frames.device):
+        with networks_in(batch.frames.device, self.teacher.precision):
             ours = self.student.with_features(batch.frames)
         scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
         confidence = None

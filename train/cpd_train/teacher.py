@@ -29,7 +29,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     else:
 
         def step(batch: Batch, _progress: float) -> dict[str, Tensor]:
-            with networks_in(setting.device):
+            with networks_in(setting.device, config.precision):
                 logits = model(batch.frames)
             loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=section.label_smoothing)
             return {"cross_entropy": loss}

@@ -76,6 +76,7 @@ ALL = ["data", "teacher", "distill", "export", "validate", "report"]
         ("data.validation_fraction=0.2", ALL),
         ("clip.frames=4", ALL[1:]),
         ("augment.brightness=0.1", ALL[1:]),
+        ("precision=bf16", ALL[1:]),
         ("teacher.epochs=3", ALL[1:]),
         ("student.learning_rate=0.1", ALL[2:]),
         ("distill.spectrum.weight=20", ALL[2:]),

@@ -9,9 +9,9 @@ from torch import nn
 from cpd.clip import ClipSpec
 from cpd.config import Distill, Model, Pipeline
 from cpd.errors import TrainingError
-from cpd_train import answers, distill
 from cpd_train.common import on_device
 from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
+from cpd_train.distill import Collaboration
 from cpd_train.fit import choose_device, fit
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import ModelSpec, build_model
@@ -39,6 +39,8 @@ def test_a_driver_that_is_too_old_is_told_from_one_without_a_gpu():
 def test_without_a_gpu_networks_run_as_they_are_and_nothing_is_reported():
     with networks_in(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with networks_in(CPU, "bf16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with Utilisation(CPU) as busy:
         assert busy.take() == {}
 
@@ -69,17 +71,18 @@ def test_a_shift_keeps_channels_last_and_moves_the_same(causal):
 
 @pytest.mark.parametrize("section", [{}, {"parameters": {"form": "quantiles"}, "fitnet": 1, "relational": 1, "dist": 1,
                                           "attention": 1, "spatial_spectrum": 1}])  # fmt: skip
-def test_networks_in_bf16_leave_every_loss_in_fp32(section, monkeypatch):
-    """Autocast as on a GPU, but on the CPU: the loss is that of fp32 networks within bf16's two or three digits."""
+def test_networks_in_bf16_leave_every_loss_in_fp32(section):
+    """The loss is that of fp32 networks within bf16's two or three digits."""
     torch.manual_seed(0)
     teacher, student = (build_model(ModelSpec("tsm-tiny", width=width), 3, CLIP) for width in (8, 4))
     frames = torch.randint(0, 256, (4, *CLIP.shape), dtype=torch.uint8)
     batch = Batch(frames, torch.arange(4) % 3, [(row, 0) for row in range(4)])
-    step = distill.Collaboration(student, teacher, Distill.model_validate(section | {"cache_gb": 0}), seed=0)
-    wanted = step(batch, 0.0)
-    for module in (answers, distill):
-        monkeypatch.setattr(module, "networks_in", lambda device: torch.autocast("cpu", torch.bfloat16))
-    terms = step(batch, 0.0)
+    settings = Distill.model_validate(section | {"cache_gb": 0})
+    whole, half = (Collaboration(student, teacher, settings, 0, precision) for precision in ("fp32", "bf16"))
+    for ours, theirs in zip(half.fixed.adapters, whole.fixed.adapters, strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    wanted, terms = whole(batch, 0.0), half(batch, 0.0)
+    assert any((terms[name] != wanted[name]).any() for name in terms), "this is fp32 again"
     for name, term in terms.items():
         assert term.dtype == torch.float32, name
         torch.testing.assert_close(term, wanted[name], rtol=0.1, atol=0.02, msg=lambda told, name=name: name + told)
