@@ -118,6 +118,20 @@ def opset_of(proto: onnx.ModelProto) -> int:
     return int(next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")))
 
 
+def preprocessing(proto: onnx.ModelProto) -> tuple[str, list[onnx.NodeProto]]:
+    """What the first convolution reads, and the nodes that make it of uint8 frames; fp32 in every precision."""
+    images = next(node.input[0] for node in proto.graph.node if node.op_type == "Conv")
+    maker = {output: node for node in proto.graph.node for output in node.output}
+    found: list[onnx.NodeProto] = []
+    waiting = [images]
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is not None and node not in found:
+            found.append(node)
+            waiting.extend(node.input)
+    return images, found
+
+
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest, want: Signature | None = None) -> bytes:
     """The finished file: the graph with its manifest inside, checked by ONNX and loaded by onnxruntime.
 

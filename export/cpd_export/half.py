@@ -7,7 +7,7 @@ import onnx_ir
 from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from cpd_export.graph import tidy
+from cpd_export.graph import preprocessing, tidy
 
 
 def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -17,8 +17,7 @@ def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     convolution stays in fp32: it costs nothing beside the rest, and in half precision 0..255 minus a mean loses a digit
     and a sum over a clip overflows.
     """
-    images = next(node.input[0] for node in graph.graph.node if node.op_type == "Conv")
-    before = _makers_of(images, graph)
+    images, before = preprocessing(graph)
     rest = [node for node in graph.graph.node if node not in before]
     read = {name for node in rest for name in node.input}
     body = onnx.ModelProto()
@@ -37,16 +36,3 @@ def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     ordered = onnx_ir.from_proto(half)
     ordered.graph.sort()
     return tidy(onnx_ir.to_proto(ordered))
-
-
-def _makers_of(name: str, graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes that a tensor is computed by, directly or not."""
-    maker = {output: node for node in graph.graph.node for output in node.output}
-    found: list[onnx.NodeProto] = []
-    waiting = [name]
-    while waiting:
-        node = maker.get(waiting.pop())
-        if node is not None and node not in found:
-            found.append(node)
-            waiting.extend(node.input)
-    return found

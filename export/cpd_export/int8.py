@@ -1,7 +1,8 @@
 """int8: a Q/DQ graph calibrated on training clips, its choices made by the damage they do to held-out clips.
 
 Quantised are the tensors that flow between operators (symmetric, per tensor) and the weights (symmetric, per output
-channel). Biases stay in float, since TensorRT refuses int32 ones. Three choices are measured rather than believed: how
+channel). Biases stay in float, since TensorRT refuses int32 ones, and so does what comes before the first convolution:
+a clip's own mean and spread in 8 bits would be off by a percent. Three choices are measured rather than believed: how
 the range of a tensor is found, whether weights use eight or seven bits, and which layers stay in float.
 
 Seven bits are no loss of precision alone: on x86 without VNNI, products of 8-bit weights and activations are added in
@@ -32,7 +33,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from cpd.metrics import agreement, kl_divergence
 from cpd.progress import track
-from cpd_export.graph import tidy
+from cpd_export.graph import preprocessing, tidy
 from cpd_export.proofs import Frames, Logits
 from cpd_export.session import OnnxSession
 
@@ -184,6 +185,7 @@ class _Source:
     def __init__(self, graph: onnx.ModelProto, calibration: Frames, folder: Path) -> None:
         self._folder, self._calibration = folder, calibration
         self.layers = layer_names(graph)
+        self._always_float = [node.name for node in preprocessing(graph)[1]]
         named = onnx.shape_inference.infer_shapes(graph)
         add_pre_process_metadata(named)  # the exporter has optimised the graph already
         self._path = folder / "fp32.onnx"
@@ -203,7 +205,7 @@ class _Source:
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=list(only),
-                nodes_to_exclude=[self.layers[name] for name in choice.float_layers],
+                nodes_to_exclude=[*self._always_float, *(self.layers[name] for name in choice.float_layers)],
                 calibrate_method=CALIBRATORS[choice.calibrator],
                 calibration_cache_path=self._folder / f"{choice.calibrator}.json",
                 extra_options={

@@ -1,0 +1,88 @@
+"""A model that normalises each clip by its own mean and spread is exported like any other, in every precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cpd.clip import ClipSpec
+from cpd_export.engine import FLAVOURS, BuildOptions, build_engine
+from cpd_export.graph import export_graph, preprocessing
+from cpd_export.half import half_graph
+from cpd_export.int8 import quantise
+from cpd_export.session import OnnxSession
+from cpd_export.support import support
+from cpd_train.models import ModelSpec, VideoClassifier, build_model
+
+SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32), normalise="clip")
+LARGEST_HALF = 65504
+LOGIT_DIFFERENCE = {"fp32": 1e-4, "fp16": 2e-3, "int8": 0.5}
+"""Of logits between -4 and 4."""
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoClassifier:
+    torch.manual_seed(0)
+    built = build_model(ModelSpec("tsm-tiny", width=8, blocks=1), 3, SPEC).eval()
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            nn.init.normal_(module.running_mean, std=0.2)
+    nn.init.normal_(built.backbone.fc.weight, std=0.5)
+    return built
+
+
+@pytest.fixture(scope="module")
+def graphs(model: VideoClassifier) -> dict[str, onnx.ModelProto]:
+    fp32 = export_graph(model, 18)
+    int8 = quantise(fp32, patterns(32, seed=1), patterns(16, seed=2), flops=10**8).graph
+    return {"fp32": fp32, "fp16": half_graph(fp32), "int8": int8}
+
+
+def patterns(count: int, seed: int) -> NDArray[np.uint8]:
+    """(count, *SPEC.shape) uint8: large blocks of random colours, every clip in a light of its own."""
+    random = np.random.default_rng(seed)
+    blocks = random.uniform(size=(count, SPEC.frames, 4, 4, 3)).repeat(8, 2).repeat(8, 3)
+    spread = random.uniform(20, 120, (count, 1, 1, 1, 1))
+    return (blocks * spread + random.uniform(0, 255 - spread)).astype(np.uint8)
+
+
+CLIPS = {
+    "usual": patterns(16, seed=3),
+    "white": np.full((1, *SPEC.shape), 255, np.uint8),
+    "black": np.zeros((1, *SPEC.shape), np.uint8),
+    "half black, half white": np.repeat(np.uint8([0, 255]), SPEC.frames * 32 * 16 * 3).reshape(1, *SPEC.shape),
+}
+
+
+@pytest.mark.parametrize("precision", list(LOGIT_DIFFERENCE))
+@pytest.mark.parametrize("name", list(CLIPS))
+def test_logits_are_torchs_whatever_the_light(
+    model: VideoClassifier, graphs: dict[str, onnx.ModelProto], precision: str, name: str
+) -> None:
+    clips = CLIPS[name]
+    assert CLIPS["white"].sum() > LARGEST_HALF, "a sum that fp16 could hold would not show an overflow"
+    with torch.inference_mode():
+        want = model(torch.from_numpy(clips)).numpy()
+    got = OnnxSession(graphs[precision].SerializeToString(), precision).logits(clips)
+    np.testing.assert_allclose(got, want, atol=LOGIT_DIFFERENCE[precision])
+
+
+@pytest.mark.parametrize("precision", list(LOGIT_DIFFERENCE))
+def test_every_target_reads_it_and_an_engine_is_built(graphs: dict[str, onnx.ModelProto], precision: str) -> None:
+    graph = graphs[precision]
+    onnx.checker.check_model(graph, full_check=True)
+    assert not [proof for proof in support(graph) if proof.status != "pass"]
+    engine, _ = build_engine(graph.SerializeToString(), BuildOptions(), FLAVOURS["tensorrt_rtx"])
+    assert len(engine.data) > 0
+
+
+def test_mean_and_spread_are_fp32_in_every_precision(graphs: dict[str, onnx.ModelProto]) -> None:
+    before, half, int8 = (sorted(node.op_type for node in preprocessing(graph)[1]) for graph in graphs.values())
+    assert "ReduceMean" in before
+    assert half == sorted([*before, "Cast"]), "one cast to fp16, after the last of them"
+    assert int8 == sorted([*before, "QuantizeLinear", "DequantizeLinear"]), "one pair, after the last of them"
