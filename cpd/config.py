@@ -191,6 +191,9 @@ class Spectrum(Section):
     )
     align: Literal["attention", "adapter"] = Field("attention", description="How both are brought to one shape.")
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
+    scale: Literal["clip", "bin"] = Field(
+        "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
+    )
 
 
 class Parameters(Section):

@@ -1,32 +1,43 @@
-"""The ways to distil that are compared, each as the ``distill:`` section of a pipeline.yaml.
+"""The ways to distil that are compared, each as the ``distill:`` section of a pipeline.yaml with one weight to search.
 
-Every rival stands on KD, as the method does, so that what differs is the one term it adds. Its weight is a first guess,
-the same order of magnitude for all; a search on the validation split is still to be done.
+Every rival stands on KD, as the method does, so that what differs is the one term it adds. Each has three weights to
+choose from, half a power of ten apart around the size at which its term weighs about as much as KD's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-OFF: dict[str, Any] = {"spectrum": {"weight": 0}, "parameters": {"weight": 0}}
+Section = dict[str, Any]
 
-METHODS: dict[str, dict[str, Any]] = {
-    "ce": OFF | {"cross_entropy": 1, "logits": 0},
-    "kd": OFF,
-    "fitnet": OFF | {"fitnet": 1},
-    "attention": OFF | {"attention": 10},
-    "dist": OFF | {"dist": 1},
-    "relational": OFF | {"relational": 10},
-    "spatial_spectrum": OFF | {"spatial_spectrum": 10},
-    "spectrum": OFF | {"spectrum": {"weight": 10}},
-    "spectrum+parameters": {"spectrum": {"weight": 10}, "parameters": {"weight": 0.05}},
-    "spectrum+parameters, learned": {
-        "spectrum": {"weight": 10}, "parameters": {"weight": 0.05}, "collaboration": "learned",
-    },
-    "spectrum+parameters, confidence": {
-        "spectrum": {"weight": 10}, "parameters": {"weight": 0.05}, "collaboration": "confidence",
-    },
-    "spectrum+parameters, sampled": {
-        "spectrum": {"weight": 10}, "parameters": {"weight": 0.05}, "collaboration": "sampled",
-    },
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A family of ``distill:`` sections."""
+
+    section: Callable[[float], Section]
+    """Of a weight; over the pipeline's own ``distill`` section."""
+    weights: tuple[float, ...]
+    """To choose from on the validation split; one is taken as it is."""
+
+
+def _on_kd(**terms: Any) -> Section:
+    return {"spectrum": {"weight": 0}, "parameters": {"weight": 0}} | terms
+
+
+def _rival(name: str) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(**{name: weight})
+
+
+METHODS = {
+    "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
+    "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
+    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3)),
+    "attention": Method(_rival("attention"), (3, 10, 30)),
+    "dist": Method(_rival("dist"), (0.3, 1, 3)),
+    "relational": Method(_rival("relational"), (3, 10, 30)),
+    "spatial_spectrum": Method(_rival("spatial_spectrum"), (3, 10, 30)),
+    "spectrum": Method(lambda weight: _on_kd(spectrum={"weight": weight}), (3, 10, 30)),
+}

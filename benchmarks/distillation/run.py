@@ -1,15 +1,19 @@
-"""Methods x seeds on one data set, resumed where it stopped, and the table they make.
+"""Methods x weights x seeds on one data set, resumed where it stopped, and the table they make.
 
-    python benchmarks/distillation/run.py pipelines/miracl.yaml --seeds 5
-    python benchmarks/distillation/run.py pipelines/miracl.yaml --table
+    cpd-pipeline run benchmarks/distillation/miracl.yaml --until teacher
+    python benchmarks/distillation/run.py search benchmarks/distillation/miracl.yaml
+    python benchmarks/distillation/run.py final  benchmarks/distillation/miracl.yaml
+    python benchmarks/distillation/run.py table  benchmarks/distillation/miracl.yaml
 
-The run folder of the pipeline must hold its data and teacher (``cpd-pipeline run … --until teacher``). Every result is
-one line of ``<run folder>/distillation/results.jsonl``; a method and seed that stand there are not run again.
+``search`` tries every weight of every method and never looks at a test clip; ``final`` trains with the weight that was
+best on the validation split. Every training is a line of ``results/<name of the pipeline>.jsonl``; what stands there is
+not trained again. ``--seed`` divides the work between processes; methods of one seed share the teacher's answers.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,106 +21,155 @@ from typing import Any
 import click
 import numpy as np
 from methods import METHODS
-from numpy.typing import NDArray
+from results import Result, append, best_weight, packed, read, search_table, table
 
-RESAMPLES = 10_000
+HERE = Path(__file__).parent
+SEARCH_SEED = 100
+"""First of the seeds of trials, which the table's seeds have nothing in common with."""
 
-
-@click.command()
-@click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
-@click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Default: all.")
-@click.option("--seeds", default=5, show_default=True, help="Seeds 0 up to this, the same for every method.")
-@click.option("--set", "overrides", multiple=True, help="As cpd-pipeline's --set.")
-@click.option("--table", is_flag=True, help="Print the table of what is recorded, run nothing.")
-def main(pipeline: Path, methods: tuple[str, ...], seeds: int, overrides: tuple[str, ...], table: bool) -> None:
-    """Trains a student for each method and seed, one seed of all methods at a time."""
-    from cpd.config_file import load_config
-
-    config = load_config(pipeline, overrides)
-    folder = config.run_dir / "distillation"
-    results = folder / "results.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not table:
-        for seed in range(seeds):
-            for method in methods or METHODS:
-                if not any((row["method"], row["seed"]) == (method, seed) for row in recorded(results)):
-                    row = train(config, method, seed, folder)
-                    with results.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-                    click.echo(f"{method} {seed}: test top-1 {row['test_top1']:.1%} ({row['seconds']:.0f} s)")
-    click.echo(as_table(recorded(results), folder))
+pipeline_argument = click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
+method_option = click.option(
+    "--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Default: all."
+)
+seed_option = click.option("--seed", "seeds", multiple=True, type=int)
+set_option = click.option("--set", "overrides", multiple=True, help="As cpd-pipeline's --set.")
 
 
-def train(config: Any, method: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Distils one student into ``folder/<method>-<seed>/student`` and tells what it reached."""
-    from cpd.config import Distill
-    from cpd_train import distill
-
-    run_dir = place(folder, method, seed)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "teacher"):
-        if not (run_dir / name).exists():
-            (run_dir / name).symlink_to((config.run_dir / name).absolute())
-    section = Distill.model_validate(METHODS[method])
-    began = time.perf_counter()
-    distill.run(config.model_copy(update={"seed": seed, "distill": section}), run_dir)
-    rows = [json.loads(line) for line in (run_dir / "student" / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "method": method,
-        "seed": seed,
-        "test_top1": float(right(run_dir).mean()),
-        "validation_top1": max(row["validation_top1"] for row in rows),
-        "epochs": len(rows),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+@click.group()
+def main() -> None:
+    """Compares ways to distil."""
 
 
-def place(folder: Path, method: str, seed: int) -> Path:
-    return folder / f"{method.replace(', ', '-')}-{seed}"
+@main.command()
+@pipeline_argument
+@method_option
+@seed_option
+@set_option
+def search(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+    """Try every weight of every method; default: with one seed."""
+    runs = Runs(pipeline, overrides)
+    for seed in seeds or (SEARCH_SEED,):
+        for method in methods or METHODS:
+            trials = METHODS[method].weights
+            for weight in trials if len(trials) > 1 else ():
+                runs.bring("search", method, weight, seed)
+    click.echo(search_table(read(runs.path), list(METHODS)))
 
 
-def right(run_dir: Path) -> NDArray[np.bool_]:
-    """(clips,) whether each test clip is labelled right."""
-    with np.load(run_dir / "student" / "test_logits.npz") as kept:
-        answers: NDArray[np.bool_] = kept["logits"].argmax(1) == kept["labels"]
-    return answers
+@main.command()
+@pipeline_argument
+@method_option
+@seed_option
+@set_option
+def final(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+    """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
+    runs = Runs(pipeline, overrides)
+    runs.bring_teacher()
+    for seed in seeds or range(5):
+        for method in methods or METHODS:
+            trials = METHODS[method].weights
+            weight = best_weight(read(runs.path), method) if len(trials) > 1 else trials[0]
+            if weight is None:
+                raise click.ClickException(f"{method} has no weight yet: search first")
+            runs.bring("final", method, weight, seed)
+    click.echo(table(read(runs.path), list(METHODS)))
 
 
-def recorded(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+@main.command("table")
+@pipeline_argument
+@set_option
+def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
+    """Print what is recorded; train nothing."""
+    results = read(Runs(pipeline, overrides).path)
+    click.echo(f"{search_table(results, list(METHODS))}\n\n{table(results, list(METHODS))}")
 
 
-def as_table(rows: list[dict[str, Any]], folder: Path) -> str:
-    """Markdown: mean test top-1, and the paired difference to CE and KD over the seeds that both have."""
-    seeds: dict[str, set[int]] = {}
-    for row in rows:
-        seeds.setdefault(row["method"], set()).add(row["seed"])
-    answers = {
-        method: {seed: right(place(folder, method, seed)) for seed in sorted(known)} for method, known in seeds.items()
-    }
-    lines = ["| method | seeds | test top-1 | against ce | against kd |", "|---|---|---|---|---|"]
-    for method in sorted(answers, key=list(METHODS).index):
-        scores = [float(clips.mean()) for clips in answers[method].values()]
-        cells = [difference(answers[method], answers.get(other, {})) for other in ("ce", "kd")]
-        spread = f" ± {np.std(scores, ddof=1):.1%}" if len(scores) > 1 else ""
-        lines.append(f"| {method} | {len(scores)} | {np.mean(scores):.1%}{spread} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+class Runs:
+    """The trainings of one pipeline, done and to be done."""
+
+    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
+        from cpd.config_file import load_config
+
+        self.config = load_config(pipeline, overrides)
+        self.path = HERE / "results" / f"{self.config.name}.jsonl"
+        self.made = made_by()
+        self.memory: tuple[int, Any] = (-1, None)
+
+    def bring(self, kind: str, method: str, weight: float, seed: int) -> None:
+        """Trains a student, unless that is done."""
+        done = {(one.kind, one.method, one.weight, one.seed) for one in read(self.path)}
+        if (kind, method, weight, seed) in done:
+            return
+        from cpd.config import Distill
+        from cpd_train import distill
+        from cpd_train.answers import Memory
+
+        config, run_dir = self.config, self.place(kind, method, weight, seed)
+        section = config.distill.model_dump() | METHODS[method].section(weight)
+        config = config.model_copy(update={"seed": seed, "distill": Distill.model_validate(section)})
+        if self.memory[0] != seed:
+            self.memory = seed, Memory(int(config.distill.cache_gb * 1e9))
+        began = time.perf_counter()
+        distill.run(config, run_dir, self.memory[1])
+        rows = [json.loads(line) for line in (run_dir / "student/metrics.jsonl").read_text().splitlines()]
+        result = Result(
+            kind, method, weight, seed,
+            validation=[row["validation_top1"] for row in rows],
+            learned_weights=[row["learned_weights"] for row in rows if "learned_weights" in row],
+            seconds=round(time.perf_counter() - began, 1),
+            made=self.made,
+            **(tested(run_dir / "student/test_logits.npz") if kind == "final" else {"test_right": "", "test_clips": 0}),
+        )  # fmt: skip
+        append(self.path, result)
+        told = f", test {result.right.mean():.1%}" if kind == "final" else ""
+        click.echo(
+            f"{kind} {method} {weight:g} seed {seed}: validation {result.validation_score:.1%}{told} "
+            f"({result.seconds:.0f} s)"
+        )
+
+    def bring_teacher(self) -> None:
+        """Records what the teacher reaches, unless that is done."""
+        if any(one.kind == "teacher" for one in read(self.path)):
+            return
+        folder = self.config.run_dir / "teacher"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        result = Result(
+            "teacher", "", 0, self.config.seed,
+            validation=[row["validation_top1"] for row in rows],
+            learned_weights=[],
+            seconds=round(sum(row["seconds"] for row in rows), 1),
+            made=self.made,
+            **tested(folder / "test_logits.npz"),
+        )  # fmt: skip
+        append(self.path, result)
+
+    def place(self, kind: str, method: str, weight: float, seed: int) -> Path:
+        """The run folder of a student, with the data and the teacher of the pipeline."""
+        run_dir = self.config.run_dir / "distillation" / f"{kind}-{method}-{weight:g}-{seed}"
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for name in ("data", "teacher"):
+            if not (run_dir / name).exists():
+                (run_dir / name).symlink_to((self.config.run_dir / name).absolute())
+        return run_dir
 
 
-def difference(ours: dict[int, NDArray[np.bool_]], theirs: dict[int, NDArray[np.bool_]]) -> str:
-    """Mean paired difference in points with its 95 % bootstrap interval, over seeds and test clips both."""
-    shared = sorted(set(ours) & set(theirs))
-    if not shared:
-        return "-"
-    gaps = np.stack([ours[seed].astype(float) - theirs[seed] for seed in shared])
-    rng = np.random.default_rng(0)
-    means = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        some = rng.integers(len(shared), size=len(shared))
-        clips = rng.integers(gaps.shape[1], size=gaps.shape[1])
-        means[index] = gaps[some].mean(0)[clips].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return f"{100 * gaps.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def tested(logits: Path) -> dict[str, Any]:
+    with np.load(logits) as kept:
+        right = kept["logits"].argmax(1) == kept["labels"]
+    return {"test_right": packed(right), "test_clips": len(right)}
+
+
+def made_by() -> dict[str, str]:
+    """Commit, date and machine."""
+    import torch
+
+    from cpd_serve.environment import cpu_name
+
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    return {"commit": commit.stdout.strip() or "unknown", "date": time.strftime("%Y-%m-%d"), "machine": device}
 
 
 if __name__ == "__main__":

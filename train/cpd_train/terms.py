@@ -65,9 +65,10 @@ class Fixed:
 
 def _spectrum(scene: Scene) -> Tensor:
     settings = scene.fixed.distill.spectrum
-    if settings.align == "adapter":
-        return spectrum_distillation(scene.our_adapted, scene.theirs.stages, settings.form, settings.dc)
-    return spectrum_distillation(scene.our_maps, scene.theirs.maps, settings.form, settings.dc)
+    ours, theirs = (
+        (scene.our_adapted, scene.theirs.stages) if settings.align == "adapter" else (scene.our_maps, scene.theirs.maps)
+    )
+    return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale)
 
 
 TERMS: dict[str, Callable[[Scene], Tensor]] = {

@@ -104,6 +104,33 @@ class TestSpectrumDistillation:
             expected += ((units[0] - units[1]) ** 2).sum(1)
         np.testing.assert_allclose(spectrum.spectrum_distillation(ours, theirs).numpy(), expected, atol=1e-5)
 
+    @pytest.mark.parametrize("weights", [None, np.array([0.0, 1, 2, 1])])
+    def test_bin_by_bin_equals_numpy(self, rng, weights):
+        ours, theirs = stages(rng, frames=7), stages(rng, frames=7)
+        expected = np.zeros(3)
+        for a, b in zip(ours, theirs, strict=True):
+            units = []
+            for x in (a.numpy(), b.numpy()):
+                flat = np.abs(np.fft.rfft(x, axis=1)).reshape(3, 4, -1)
+                units.append(flat / np.linalg.norm(flat, axis=2, keepdims=True))
+            expected += (((units[0] - units[1]) ** 2).sum(2) * (1 if weights is None else weights)).mean(1)
+        given = None if weights is None else torch.from_numpy(weights)
+        actual = spectrum.spectrum_distillation(ours, theirs, scale="bin", bin_weights=given)
+        np.testing.assert_allclose(actual.numpy(), expected, atol=1e-5)
+
+    def test_bin_by_bin_a_weak_bin_counts_as_much_and_an_empty_one_does_not(self, rng):
+        signal = torch.from_numpy(rng.uniform(0.5, 1, (1, 8, 4, 4)))
+        tone = torch.cos(2 * math.pi * 2 * torch.arange(8, dtype=torch.float64) / 8)[None, :, None, None]
+        places = torch.from_numpy(rng.uniform(-1, 1, (2, 4, 4)))
+        still = signal.mean(1, keepdim=True).expand_as(signal)
+
+        def distance(strength):
+            ours, theirs = (still + strength * tone * place for place in places)
+            return float(spectrum.spectrum_distillation([ours], [theirs], scale="bin"))
+
+        assert distance(0.1) == pytest.approx(distance(0.05), rel=1e-2)
+        assert distance(1e-6) < 1e-4 * distance(0.1)
+
     def test_does_not_see_loudness(self, rng):
         ours, theirs = stages(rng), stages(rng)
         torch.testing.assert_close(
@@ -125,17 +152,20 @@ class TestSpectrumDistillation:
         assert spectrum.spectrum_distillation(ours, theirs, bin_weights=without_dc).max() < 1e-9
         assert spectrum.spectrum_distillation(ours, theirs).min() > 1e-3
 
+    @pytest.mark.parametrize("scale", ["clip", "bin"])
     @pytest.mark.parametrize("form", ["amplitude", "log-amplitude", "complex"])
-    def test_gradients_are_right(self, rng, form):
+    def test_gradients_are_right(self, rng, form, scale):
         ours, theirs = stages(rng, batch=1, frames=5, sizes=((2, 2),)), stages(rng, batch=1, frames=5, sizes=((2, 2),))
         assert torch.autograd.gradcheck(
-            lambda x: spectrum.spectrum_distillation([x], theirs, form), ours[0].requires_grad_()
+            lambda x: spectrum.spectrum_distillation([x], theirs, form, scale=scale), ours[0].requires_grad_()
         )
 
-    def test_a_still_clip_has_a_finite_gradient(self):
+    @pytest.mark.parametrize("scale", ["clip", "bin"])
+    def test_a_still_clip_has_a_finite_gradient(self, scale):
         """Every bin but DC is exactly zero there, where an absolute value has no gradient."""
         still = torch.ones(1, 8, 2, 2, dtype=torch.float64, requires_grad=True)
-        spectrum.spectrum_distillation([still], [torch.rand(1, 8, 2, 2, dtype=torch.float64)]).sum().backward()
+        other = torch.rand(1, 8, 2, 2, dtype=torch.float64)
+        spectrum.spectrum_distillation([still], [other], scale=scale).sum().backward()
         assert torch.isfinite(still.grad).all()
 
     def test_refuses_other_frames_and_stages(self, rng):

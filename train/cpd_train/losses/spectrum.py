@@ -12,6 +12,8 @@ from torch import Tensor
 from cpd.errors import TrainingError
 
 EPSILON = 1e-8
+LEAST_BIN = 1e-2
+"""Of a clip's length: a weaker bin is not brought to unit length, since it holds little but noise."""
 
 
 def attention_maps(features: Tensor) -> Tensor:
@@ -76,22 +78,26 @@ def spectrum_distillation(
     teacher: Sequence[Tensor],
     form: str = "amplitude",
     dc: bool = True,
+    scale: str = "clip",
     bin_weights: Tensor | None = None,
 ) -> Tensor:
     """Feature spectrum distillation: the student's features shall have the teacher's temporal frequency spectrum.
 
     For each stage, both signals are brought to the smaller of their grids, transformed along time, and scaled to unit
-    length per clip, so that the loss compares the shape of a spectrum and not its loudness::
+    length, so that the loss compares the shape of a spectrum and not its loudness::
 
         L = Σ_stages ‖ a / ‖a‖ − b / ‖b‖ ‖²,  a, b = spectrum(student), spectrum(teacher)
 
-    which lies in 0..4 a stage (0..2 for amplitudes).
+    which lies in 0..4 a stage (0..2 for amplitudes). Scaled over a whole clip, a bin counts by its energy, and most of
+    that is in the zero frequency. Scaled bin by bin, a and b are the places of one bin, and L is averaged over the bins.
 
     Args:
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
             (batch, frames, channels, height, width) of equal channels.
         form, dc: see ``temporal_spectrum``.
-        bin_weights: (bins,) factors on the spectra before they are scaled; None for ones.
+        scale: clip or bin, what is scaled to unit length.
+        bin_weights: (bins,), None for ones: factors on the spectra before a clip is scaled; or, scaled bin by bin, on
+            the bins' distances before they are averaged.
 
     Returns:
         (batch,), 0 for identical signals.
@@ -105,9 +111,8 @@ def spectrum_distillation(
     for ours, theirs in zip(student, teacher, strict=True):
         if ours.shape[1] != theirs.shape[1]:
             raise TrainingError(f"the student sees {ours.shape[1]} frames and the teacher {theirs.shape[1]}")
-        total = total + unit_distance(
-            *(_weighted(temporal_spectrum(x, form, dc), bin_weights) for x in to_one_grid(ours, theirs))
-        )
+        spectra = [temporal_spectrum(x, form, dc) for x in to_one_grid(ours, theirs)]
+        total = total + _SCALES[scale](*spectra, bin_weights)
     return total
 
 
@@ -117,10 +122,29 @@ def to_one_grid(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     return pool_to(ours, size), pool_to(theirs, size)
 
 
-def _weighted(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
-    return spectrum if bin_weights is None else spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
+def _by_clip(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:
+    if bin_weights is not None:
+        factors = bin_weights.view(1, -1, *[1] * (ours.dim() - 2))
+        ours, theirs = ours * factors, theirs * factors
+    return unit_distance(ours, theirs)
+
+
+def _by_bin(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:
+    distances = (_unit_bins(ours) - _unit_bins(theirs)).square().sum(2)
+    return (distances if bin_weights is None else distances * bin_weights).mean(1)
+
+
+def _unit_bins(spectrum: Tensor) -> Tensor:
+    """(batch, bins, ...) -> (batch, bins, values), each bin of unit length, or shorter where it is nearly empty."""
+    flat = spectrum.flatten(2)
+    lengths = flat.norm(dim=2, keepdim=True)
+    whole = lengths.square().sum(1, keepdim=True).sqrt()
+    return flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
 
 
 def unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(batch,): squared distance of both signals, each scaled to unit length per clip."""
     return (F.normalize(ours.flatten(1), eps=EPSILON) - F.normalize(theirs.flatten(1), eps=EPSILON)).square().sum(1)
+
+
+_SCALES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"clip": _by_clip, "bin": _by_bin}

@@ -1,0 +1,138 @@
+"""What was measured: a line of JSON for each training, and what can be said of many."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+Right = NDArray[np.bool_]
+"""(clips,) whether each test clip is labelled right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One trained model."""
+
+    kind: str
+    """search: a weight on trial; final: for the table; teacher."""
+    method: str
+    weight: float
+    seed: int
+    validation: list[float]
+    """Top-1 (fraction) after each epoch."""
+    test_right: str
+    """Of each test clip whether it is labelled right: bits in hexadecimal, the first clip's first."""
+    test_clips: int
+    learned_weights: list[dict[str, float]]
+    """Of each term after each epoch; empty where weights are not learned."""
+    seconds: float
+    made: dict[str, str]
+    """Commit, date and machine."""
+
+    @property
+    def right(self) -> Right:
+        return np.unpackbits(np.frombuffer(bytes.fromhex(self.test_right), np.uint8))[: self.test_clips].astype(bool)
+
+    @property
+    def validation_score(self) -> float:
+        """Mean top-1 of the last quarter of the epochs: less a matter of luck than that of the best one."""
+        return float(np.mean(self.validation[-max(1, len(self.validation) // 4) :]))
+
+
+def packed(right: Right) -> str:
+    return np.packbits(right).tobytes().hex()
+
+
+def read(path: Path) -> list[Result]:
+    return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, result: Result) -> None:
+    with path.open("a") as file:  # one write, so that two programs may fill one file
+        file.write(json.dumps(asdict(result)) + "\n")
+
+
+def scores(results: Iterable[Result], method: str) -> dict[float, list[float]]:
+    """Validation scores of a method's trials, by weight."""
+    found = defaultdict(list)
+    for result in results:
+        if (result.kind, result.method) == ("search", method):
+            found[result.weight].append(result.validation_score)
+    return dict(sorted(found.items()))
+
+
+def best_weight(results: Iterable[Result], method: str) -> float | None:
+    """The weight with the highest mean validation score; None before a search."""
+    means = {weight: float(np.mean(values)) for weight, values in scores(results, method).items()}
+    return max(means, key=means.__getitem__) if means else None
+
+
+def difference(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[float, float, float] | None:
+    """Mean paired difference of top-1 with its 95 % bootstrap interval, over seeds and test clips both; fractions.
+
+    Args:
+        ours, theirs: by seed; only seeds that both have are used.
+    """
+    shared = sorted(set(ours) & set(theirs))
+    if not shared:
+        return None
+    gaps = np.stack([ours[seed].astype(float) - theirs[seed] for seed in shared])
+    rng = np.random.default_rng(0)
+    means = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        clips = rng.integers(gaps.shape[1], size=gaps.shape[1])
+        means[index] = gaps[rng.integers(len(shared), size=len(shared))].mean(0)[clips].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(gaps.mean()), float(low), float(high)
+
+
+def table(results: Sequence[Result], order: Sequence[str]) -> str:
+    """Markdown: mean test top-1, the share of the way to the teacher, and paired differences to CE and to KD."""
+    right: dict[str, dict[int, Right]] = defaultdict(dict)
+    weights: dict[str, float] = {}
+    for result in results:
+        if result.kind == "final":
+            right[result.method][result.seed] = result.right
+            weights[result.method] = result.weight
+    teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
+    alone = _mean(right.get("ce", {}))
+    lines = [
+        "| method | weight | seeds | test top-1 | way from CE to teacher | points over CE | points over KD |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]  # fmt: skip
+    for method in [name for name in order if name in right]:
+        mine = right[method]
+        tops = [float(one.mean()) for one in mine.values()]
+        spread = f" ± {100 * np.std(tops, ddof=1):.1f}" if len(tops) > 1 else ""
+        way = f"{100 * (np.mean(tops) - alone) / (np.mean(teachers) - alone):.0f} %" if teachers and alone else "-"
+        gaps = " | ".join(written(difference(mine, right.get(rival, {}))) for rival in ("ce", "kd"))
+        lines.append(
+            f"| {method} | {weights[method]:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |"
+        )
+    lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % | | | |"] if teachers else []
+    return "\n".join(lines)
+
+
+def search_table(results: Sequence[Result], order: Sequence[str]) -> str:
+    """Markdown: the mean validation score of every weight tried."""
+    lines = ["| method | weight: validation top-1, mean of the last quarter of epochs (trainings) |", "|---|---|"]
+    for method in order:
+        tried = scores(results, method)
+        cells = [f"{weight:g}: {100 * np.mean(values):.1f} % ({len(values)})" for weight, values in tried.items()]
+        lines += [f"| {method} | {', '.join(cells)} |"] if cells else []
+    return "\n".join(lines)
+
+
+def written(gap: tuple[float, float, float] | None) -> str:
+    return "-" if gap is None else f"{100 * gap[0]:+.1f} ({100 * gap[1]:+.1f} to {100 * gap[2]:+.1f})"
+
+
+def _mean(right: Mapping[int, Right]) -> float | None:
+    return float(np.mean([one.mean() for one in right.values()])) if right else None
