@@ -34,6 +34,8 @@ class ClipSpec:
     """Standard deviation of each of R, G, B in 0..1, divided by inside the model."""
     normalise: Literal["dataset", "clip"] = "dataset"
     """By ``mean`` and ``std``, or each clip by its own, over all pixels and colours; those two are then unused."""
+    colour: Literal["rgb", "grey"] = "rgb"
+    """What the model sees of it; grey is BT.601's luma in all three channels, made inside the model."""
     sampling: Literal["segments"] = "segments"
     """Which frames: the middle of each segment (a random one of it while training)."""
     layout: Literal["NFHWC"] = "NFHWC"
@@ -54,6 +56,8 @@ class ClipSpec:
             raise ValueError(f"crop {self.crop} is larger than the resized frame ({self.resize})")
         if self.normalise not in ("dataset", "clip"):
             raise ValueError(f"normalise must be dataset or clip, got {self.normalise!r}")
+        if self.colour not in ("rgb", "grey"):
+            raise ValueError(f"colour must be rgb or grey, got {self.colour!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values, std above 0, got {self.mean} and {self.std}")
 

@@ -110,6 +110,7 @@ class ClipSection(Section):
         description="By mean and std above, or each clip by its own mean and standard deviation, so that light, "
         "exposure and skin tell nothing.",
     )
+    colour: Literal["rgb", "grey"] = Field("rgb", description="grey hides colours from the model.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -126,6 +127,7 @@ class ClipSection(Section):
             mean=self.mean,
             std=self.std,
             normalise=self.normalise,
+            colour=self.colour,
         )
 
 
@@ -170,6 +172,9 @@ class Model(Section):
     learning_rate: Positive = Field(2e-3, description="Peak of the schedule.")
     weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
     label_smoothing: Fraction = Field(0.0, description="Probability moved from the true label to all labels.")
+    mixup: NonNegative = Field(
+        0.0, description="Blend pairs of clips and their labels by shares drawn from Beta(m, m); a teacher's alone."
+    )
 
     @model_validator(mode="after")
     def _tiny_only(self) -> Self:
@@ -295,10 +300,10 @@ class Pipeline(Section):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Of every random choice; two CPU runs then agree.")
     output: Path | None = Field(None, description="Run folder, relative to the current folder; default runs/<name>.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train and measure; auto takes a GPU.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fastest"] = Field(
         "auto",
-        description="Arithmetic of the networks in training; auto is bf16 on a GPU and fp32 on a CPU. bf16 nearly "
-        "halves a large teacher's time on a CPU that has instructions for it (AVX512-BF16, AMX).",
+        description="Arithmetic of the networks in training: auto is bf16 on a GPU and fp32 on a CPU; fastest is bf16 "
+        "on a CPU too if it has instructions for it (AVX512-BF16, AMX), which nearly halves a large teacher's time.",
     )
     data: Data
     clip: ClipSection = Field(ClipSection(), description="What both models see of a video.")
@@ -313,6 +318,12 @@ class Pipeline(Section):
     def _streams_know_no_clip(self) -> Self:
         if self.student.causal and self.clip.normalise == "clip":
             raise ValueError("student.causal runs frame by frame, which clip.normalise: clip does not allow")
+        return self
+
+    @model_validator(mode="after")
+    def _only_the_teacher_mixes(self) -> Self:
+        if self.student.mixup:
+            raise ValueError("student.mixup must be 0: the teacher would have to answer each blend anew")
         return self
 
     @property

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 import threading
+from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,10 +24,19 @@ def networks_in(device: torch.device, precision: str = "auto") -> torch.autocast
 
     Args:
         device: where they run.
-        precision: fp32, bf16, or auto: bf16 on a GPU, fp32 elsewhere.
+        precision: fp32; bf16; auto, bf16 on a GPU and fp32 elsewhere; or fastest, bf16 wherever there are instructions
+            for it.
     """
-    half = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    wanted = {"fp32": False, "bf16": True, "auto": False, "fastest": cpu_has_bf16()}[precision]
+    half = wanted or (device.type == "cuda" and precision != "fp32")
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+@lru_cache
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions for bf16; without them it is many times slower than fp32."""
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
 
 
 def why_no_gpu() -> str:

@@ -228,8 +228,10 @@ def test_the_schema_describes_every_key_and_closes_every_section():
     [
         ("{normalise: clip, mean: [0.5, 0.5, 0.5]}", "{}", "mean and std are not used where normalise is clip"),
         ("{normalise: clip}", "{causal: true}", "student.causal runs frame by frame"),
+        ("{colour: blue}", "{}", "clip.colour: must be rgb or grey, got 'blue'"),
+        ("{}", "{mixup: 0.2}", "student.mixup must be 0"),
     ],
 )
-def test_a_clip_normalised_by_itself_has_no_other_statistics(write, clip, student, message):
+def test_settings_that_contradict_each_other_are_refused(write, clip, student, message):
     path = write(f"name: demo\ndata: {{rendered: {{}}}}\nclip: {clip}\nteacher: {{}}\nstudent: {student}\n")
     assert any(message in problem for problem in problems(path))

@@ -36,11 +36,15 @@ def test_a_driver_that_is_too_old_is_told_from_one_without_a_gpu():
     assert "finds no GPU" in driver_obstacle(13000, "13.2", "2.13")
 
 
-def test_without_a_gpu_networks_run_as_they_are_and_nothing_is_reported():
+def test_without_a_gpu_networks_run_as_they_are_told_and_nothing_is_reported(monkeypatch):
     with networks_in(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with networks_in(CPU, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("cpd_train.cuda.cpu_has_bf16", lambda has_it=has_it: has_it)
+        with networks_in(CPU, "fastest"):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     with Utilisation(CPU) as busy:
         assert busy.take() == {}
 

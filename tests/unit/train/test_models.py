@@ -90,6 +90,16 @@ class TestModels:
             even = model(torch.full((1, *CLIP.shape), 51, dtype=torch.uint8))
         assert even.isfinite().all()
 
+    def test_a_grey_model_sees_brightness_alone(self):
+        seen = []
+        model = model_of("tsn-tiny", clip=replace(CLIP, colour="grey", mean=(0, 0, 0), std=(1, 1, 1)))
+        model.backbone.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        frames = some_frames()
+        model(frames)
+        luma = frames.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64) / 255
+        for channel in range(3):
+            torch.testing.assert_close(seen[0][:, channel].double(), luma.flatten(0, 1), atol=1e-6, rtol=0)
+
     def test_flops_are_two_for_a_multiply_add(self):
         """A known architecture: ResNet-18 takes 1.814 G multiply-adds for one 224 x 224 image and 1000 classes."""
         clip = ClipSpec(frames=1, resize=224, crop=(224, 224))

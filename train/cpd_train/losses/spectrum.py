@@ -89,7 +89,7 @@ def spectrum_distillation(
         L = Σ_stages ‖ a / ‖a‖ − b / ‖b‖ ‖²,  a, b = spectrum(student), spectrum(teacher)
 
     which lies in 0..4 a stage (0..2 for amplitudes). Scaled over a whole clip, a bin counts by its energy, and most of
-    that is in the zero frequency. Scaled bin by bin, a and b are the places of one bin, and L is averaged over the bins.
+    that is in the zero frequency. Scaled bin by bin, a and b are the places of one bin, and L is the mean of the bins.
 
     Args:
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
@@ -112,7 +112,7 @@ def spectrum_distillation(
         if ours.shape[1] != theirs.shape[1]:
             raise TrainingError(f"the student sees {ours.shape[1]} frames and the teacher {theirs.shape[1]}")
         spectra = [temporal_spectrum(x, form, dc) for x in to_one_grid(ours, theirs)]
-        total = total + _SCALES[scale](*spectra, bin_weights)
+        total = total + _SCALES[scale](spectra[0], spectra[1], bin_weights)
     return total
 
 
@@ -137,8 +137,8 @@ def _by_bin(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:
 def _unit_bins(spectrum: Tensor) -> Tensor:
     """(batch, bins, ...) -> (batch, bins, values), each bin of unit length, or shorter where it is nearly empty."""
     flat = spectrum.flatten(2)
-    lengths = flat.norm(dim=2, keepdim=True)
-    whole = lengths.square().sum(1, keepdim=True).sqrt()
+    lengths: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
+    whole = torch.linalg.vector_norm(lengths, dim=1, keepdim=True)
     return flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
 
 

@@ -17,6 +17,8 @@ from cpd_train.models.resnet import BasicBlock, Bottleneck, MakeShift, ResNet
 from cpd_train.models.shift import Shift
 
 TINY_WIDTH, TINY_BLOCKS = 16, 1
+LUMA = (0.299, 0.587, 0.114)
+"""BT.601's shares of R, G and B in grey."""
 LEAST_SPREAD = 1.0
 """Grey levels added to a clip's standard deviation, so that the noise of an even picture stays small."""
 
@@ -61,6 +63,7 @@ class VideoClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    luma: Tensor
 
     def __init__(self, spec: ModelSpec, labels: int, clip: ClipSpec) -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class VideoClassifier(nn.Module):
         # 0..255 statistics: one subtraction and one division, and no division by 255
         self.register_buffer("mean", torch.tensor(clip.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(clip.std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (batch, frames, height, width, 3) uint8 RGB -> logits: (batch, labels)."""
@@ -85,9 +89,12 @@ class VideoClassifier(nn.Module):
     def _normalise(self, frames: Tensor) -> Tensor:
         # cast first: TensorRT knows uint8 as the type of an input alone
         pixels = frames.to(self.mean.dtype)
+        if self.clip.colour == "grey":
+            luma = (pixels * self.luma).sum(4, keepdim=True)
+            pixels = torch.cat([luma, luma, luma], 4)
         if self.clip.normalise == "clip":
-            pixels = pixels - pixels.mean((1, 2, 3, 4), keepdim=True)
-            spread = pixels.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
+            pixels = pixels - _mean_of_clip(pixels)
+            spread = _mean_of_clip(pixels.square()).sqrt()
             pixels = pixels / (spread + LEAST_SPREAD)
         images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
         if frames.device.type == "cpu":
@@ -103,6 +110,12 @@ class VideoClassifier(nn.Module):
     def _by_clip(self, x: Tensor) -> Tensor:
         """(batch * frames, ...) -> (batch, frames, ...)."""
         return x.reshape(-1, self.clip.frames, *x.shape[1:])
+
+
+def _mean_of_clip(pixels: Tensor) -> Tensor:
+    """(batch, frames, height, width, 3) -> (batch, 1, 1, 1, 1), in steps: in one, sums of some hundred thousand numbers
+    lose digits, and each runtime loses others."""
+    return pixels.mean((3, 4), keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
 
 
 Backbone = ResNet | MobileNetV2
