@@ -102,7 +102,7 @@ def test_every_problem_is_reported_at_its_line(write):
         ("export: {precisions: [fp64]}", 'export.precisions[0] must be fp32, fp16 or int8, got "fp64", did you mean'),
         ("export: {compute_capabilities: ['89']}", "export.compute_capabilities[0] must be text of the form ^\\d+"),
         ("export: {compute_capabilities: [8.9]}", "export.compute_capabilities[0] must be text (put it in quotes)"),
-        ("<<: {seed: 1}", "<< is not a key here; pipeline.yaml has name, seed, output, device, precision, data, clip, augment,"),
+        ("<<: {seed: 1}", "<< is not a key here; pipeline.yaml has name, seed, output, device, precision, data,"),
         ("device: &x [*x]", "device[0] contains itself"),
         ("device: !!python/name:os.system x", "device cannot be read: could not determine a constructor for the tag"),
         ("name: other", "name is given twice, first at pipeline.yaml:1"),

@@ -1,0 +1,125 @@
+"""What the method does, drawn: learning curves, temporal spectra, kernels' frequencies, learned weights.
+
+    python benchmarks/distillation/plots.py benchmarks/distillation/miracl.yaml --method spectrum
+
+writes SVG files into docs/images. Needs the ``plots`` extra, and the run folder with the students of seed 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from methods import METHODS
+from results import Result, read
+from run import Runs
+
+from cpd.dataset import read_clips
+from cpd.video import read_clip
+from cpd_train.losses.parameters import energy_shares, kernel_coefficients
+from cpd_train.losses.spectrum import attention_maps, temporal_spectrum
+from cpd_train.models import VideoClassifier, read_checkpoint
+from cpd_train.terms import spatial_kernels
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+CLIPS = 100
+"""Test clips whose spectra are averaged."""
+STAGES = 4
+
+
+@click.command()
+@click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
+@click.option("--method", type=click.Choice(list(METHODS)), required=True, help="Whose student is shown.")
+def main(pipeline: Path, method: str) -> None:
+    """Draws what is recorded of a pipeline."""
+    mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    runs = Runs(pipeline, ())
+    results = read(runs.path)
+    save(learning_curves(results), "learning-curves")
+    if any(result.learned_weights for result in results):
+        save(learned_weights(results), "learned-weights")
+    models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
+    for name, chosen in (("student alone", "ce"), ("student with the method", method)):
+        weight = next(one.weight for one in results if (one.kind, one.method, one.seed) == ("final", chosen, 0))
+        models[name] = read_checkpoint(runs.place("final", chosen, weight, 0) / "student/student.safetensors").model
+    clips = read_clips(runs.config.run_dir / "data/clips.csv", "test")
+    some = [clips[index] for index in np.linspace(0, len(clips) - 1, CLIPS).astype(int)]
+    frames = torch.from_numpy(np.stack([read_clip(clip.path, runs.config.clip.spec()) for clip in some]))
+    save(spectra(models, frames), "temporal-spectra")
+    save(kernels(models), "kernel-frequencies")
+
+
+def learning_curves(results: list[Result]) -> Figure:
+    """Validation top-1 after each epoch, mean over seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    curves = defaultdict(list)
+    for result in results:
+        if result.kind == "final":
+            curves[result.method].append(result.validation)
+    for method in [name for name in METHODS if name in curves]:
+        mean = 100 * np.mean(curves[method], axis=0)
+        axes.plot(np.arange(1, len(mean) + 1), mean, label=f"{method} ({len(curves[method])})", linewidth=1.2)
+    axes.set(xlabel="epoch", ylabel="top-1 on the validation clips, %")
+    axes.legend(ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def learned_weights(results: list[Result]) -> Figure:
+    """exp(-s) of each term after each epoch, mean over the seeds that learned them."""
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    rows = [result.learned_weights for result in results if result.learned_weights]
+    longest = [row for row in rows if len(row) == max(map(len, rows)) and set(row[0]) == set(rows[-1][0])]
+    for name in longest[0][0]:
+        axes.plot(np.mean([[epoch[name] for epoch in row] for row in longest], axis=0), label=name)
+    axes.set(xlabel="epoch", ylabel="learned weight exp(-s)", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
+@torch.no_grad()
+def spectra(models: dict[str, VideoClassifier], frames: torch.Tensor) -> Figure:
+    """Share of the amplitude at each temporal frequency, mean over places and clips, for each stage."""
+    figure, panels = plt.subplots(1, STAGES, figsize=(9, 2.8), sharey=True, layout="constrained")
+    for name, model in models.items():
+        for panel, stage in zip(panels, model.eval().with_features(frames).stages, strict=True):
+            amplitude = temporal_spectrum(attention_maps(stage)).flatten(2).mean(2)
+            panel.plot((amplitude / amplitude.sum(1, keepdim=True)).mean(0), marker="o", markersize=3, label=name)
+    for number, panel in enumerate(panels, 1):
+        panel.set(title=f"stage {number}", xlabel="cycles a clip", yscale="log")
+    panels[0].set_ylabel("share of the amplitude")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+@torch.no_grad()
+def kernels(models: dict[str, VideoClassifier]) -> Figure:
+    """Share of the kernels' energy at each two-dimensional frequency of the DCT, for each stage."""
+    figure, panels = plt.subplots(1, STAGES, figsize=(9, 2.8), sharey=True, layout="constrained")
+    width = 0.8 / len(models)
+    for index, (name, model) in enumerate(models.items()):
+        for panel, stage in zip(panels, spatial_kernels(model), strict=True):
+            shares = energy_shares(kernel_coefficients(stage)).numpy()
+            panel.bar(np.arange(len(shares)) + (index - 1) * width, 100 * shares, width, label=name)
+    for number, panel in enumerate(panels, 1):
+        panel.set(title=f"stage {number}", xlabel="frequency, row-major")
+    panels[0].set_ylabel("share of the energy, %")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def save(figure: Figure, name: str) -> None:
+    path = IMAGES / f"method-{name}.svg"
+    figure.savefig(path, metadata={"Date": None})
+    click.echo(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What the comparison of methods says of its trainings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "benchmarks" / "distillation"
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.delitem(sys.modules, "results", raising=False)
+    import results
+
+    return results
+
+
+def result_of(results, kind="final", method="kd", weight=1.0, seed=0, validation=(0.5,), right=(True, False)):
+    right = np.array(right)
+    return results.Result(
+        kind, method, weight, seed, list(validation), results.packed(right), len(right), [], 1.0, {"commit": "abc"}
+    )
+
+
+def test_a_result_survives_its_file(results, tmp_path):
+    right = np.random.default_rng(0).random(500) < 0.6
+    for seed in range(2):
+        results.append(tmp_path / "x.jsonl", result_of(results, seed=seed, right=right))
+    first, second = results.read(tmp_path / "x.jsonl")
+    assert (first.seed, second.seed) == (0, 1)
+    np.testing.assert_array_equal(first.right, right)
+
+
+def test_a_weight_is_chosen_by_the_end_of_its_trials_on_the_validation_split(results):
+    trials = [
+        result_of(results, "search", weight=3, seed=0, validation=(0.9, 0.1, 0.1, 0.5)),
+        result_of(results, "search", weight=3, seed=1, validation=(0.9, 0.1, 0.1, 0.7)),
+        result_of(results, "search", weight=10, seed=0, validation=(0.1, 0.1, 0.1, 0.61)),
+        result_of(results, "final", weight=30, seed=0, validation=(1.0,)),
+        result_of(results, "search", "fitnet", weight=1, seed=0, validation=(1.0,)),
+    ]
+    assert results.scores(trials, "kd") == {3: [0.5, 0.7], 10: [0.61]}
+    assert results.best_weight(trials, "kd") == 10
+    assert results.best_weight(trials, "attention") is None
+
+
+def test_the_interval_is_paired_over_seeds_and_clips(results):
+    rng = np.random.default_rng(0)
+    clips = rng.random(400) < 0.6
+    better = {seed: clips | (rng.random(400) < 0.1) for seed in range(5)}
+    same = dict.fromkeys(range(5), clips)
+    mean, low, high = results.difference(better, same)
+    assert mean == pytest.approx(np.mean([better[seed].mean() - clips.mean() for seed in range(5)]))
+    assert 0 < low < mean < high
+    assert results.difference(same, same) == (0, 0, 0)
+    assert results.difference({0: clips}, {1: clips}) is None
+
+
+def test_the_table_shows_the_way_to_the_teacher(results):
+    rows = [
+        result_of(results, method="ce", right=[True, False, False, False]),
+        result_of(results, method="kd", right=[True, True, False, False]),
+        result_of(results, "teacher", "", right=[True, True, True, False]),
+    ]
+    table = results.table(rows, ["ce", "kd"])
+    assert "| kd | 1 | 1 | 50.0 % | 50 % | +25.0" in table
+    assert "| teacher | | 1 | 75.0 %" in table
