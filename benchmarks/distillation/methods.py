@@ -31,6 +31,10 @@ def _rival(name: str) -> Callable[[float], Section]:
     return lambda weight: _on_kd(**{name: weight})
 
 
+def _spectrum(**form: Any) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(spectrum={"weight": weight, **form})
+
+
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
@@ -39,5 +43,9 @@ METHODS = {
     "dist": Method(_rival("dist"), (0.3, 1, 3)),
     "relational": Method(_rival("relational"), (3, 10, 30)),
     "spatial_spectrum": Method(_rival("spatial_spectrum"), (3, 10, 30)),
-    "spectrum": Method(lambda weight: _on_kd(spectrum={"weight": weight}), (3, 10, 30)),
+    "spectrum": Method(_spectrum(), (3, 10, 30)),
+    "spectrum, by bin": Method(_spectrum(scale="bin"), (3, 10, 30)),
+    "spectrum, log": Method(_spectrum(form="log-amplitude"), (3, 10, 30)),
+    "spectrum, complex by bin": Method(_spectrum(form="complex", scale="bin"), (3, 10, 30)),
+    "spectrum, without DC": Method(_spectrum(dc=False), (3, 10, 30)),
 }

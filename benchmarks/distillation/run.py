@@ -145,7 +145,11 @@ class Runs:
 
     def place(self, kind: str, method: str, weight: float, seed: int) -> Path:
         """The run folder of a student, with the data and the teacher of the pipeline."""
-        run_dir = self.config.run_dir / "distillation" / f"{kind}-{method}-{weight:g}-{seed}"
+        run_dir = (
+            self.config.run_dir
+            / "distillation"
+            / f"{kind}-{method.replace(', ', '-').replace(' ', '-')}-{weight:g}-{seed}"
+        )
         run_dir.mkdir(parents=True, exist_ok=True)
         for name in ("data", "teacher"):
             if not (run_dir / name).exists():
