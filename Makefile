@@ -5,7 +5,7 @@ EXTRA ?= cpu
 SERVE ?= serve
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench install install-train install-serve images clean
+.PHONY: run test check bench gpu-check install install-train install-serve images clean
 
 run: install
 	$(BIN)/cpd-pipeline run pipeline.yaml
@@ -24,6 +24,14 @@ bench: install
 	$(BIN)/python benchmarks/distillation/step_cost.py
 	$(BIN)/python benchmarks/export/run.py runs/motion
 	$(BIN)/python benchmarks/serve/first_answer.py runs/motion
+
+# The GPU path in one table, where there is an NVIDIA GPU; in a CUDA environment, made where there is none yet.
+gpu-check: VENV := $(if $(wildcard $(VENV)/.installed-cuda-dev),$(VENV),.venv-cuda)
+gpu-check:
+	@$(PYTHON) -c "import ctypes; ctypes.CDLL('libcuda.so.1')" 2>/dev/null || \
+	    { echo "no GPU to measure: this machine has no NVIDIA driver (libcuda.so.1)" >&2; exit 1; }
+	$(MAKE) install EXTRA=cuda VENV=$(VENV)
+	$(VENV)/bin/python benchmarks/gpu/run.py
 
 # What the README shows; needs a finished `make run`, and chromium.
 images:

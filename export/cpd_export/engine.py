@@ -35,6 +35,8 @@ class Flavour:
     """What it builds for if no target is named; a + means later ones too."""
 
 
+CURRENT = "current"
+"""A target for flavours that have any: the GPU of this machine, also where it is not on the flavour's list."""
 FLAVOURS = {
     flavour.module: flavour
     for flavour in (
@@ -133,12 +135,13 @@ def check_options(flavour: Flavour, options: BuildOptions) -> None:
             if flavour.targets
             else "leave it out",
         )
-    unknown = [target for target in options.compute_capabilities if target not in flavour.targets]
+    known = (*flavour.targets, CURRENT) if flavour.targets else ()
+    unknown = [target for target in options.compute_capabilities if target not in known]
     if unknown:
-        known = ", ".join(flavour.targets)
+        listed = f"choose from {', '.join(known)}"
         raise ExportError(
             f"{flavour.module} cannot be told to build for compute capability {unknown[0]}",
-            f"choose from {known}" if known else "it builds for the GPU of this machine; leave the targets out",
+            listed if known else "it builds for the GPU of this machine; leave the targets out",
         )
 
 
@@ -177,7 +180,8 @@ def build_engine(
     if options.compute_capabilities:
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, capability in enumerate(options.compute_capabilities):
-            config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
+            name = "CURRENT" if capability == CURRENT else "SM" + capability.replace(".", "")
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -193,7 +197,7 @@ def build_engine(
 
 
 def _target(flavour: Flavour, options: BuildOptions) -> str:
-    gpu = first_gpu() if flavour.needs_gpu else None
+    gpu = first_gpu() if flavour.needs_gpu or CURRENT in options.compute_capabilities else None
     if gpu is not None:
         return f"{gpu.name}, compute capability {'8.0+' if options.hardware_compatible else gpu.capability}"
     return f"compute capability {', '.join(options.compute_capabilities or flavour.default_targets)}"

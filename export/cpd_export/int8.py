@@ -147,6 +147,19 @@ def quantise(graph: onnx.ModelProto, calibration: Frames, held_out: Frames, flop
         return Quantised(graph, best, trials, layers)
 
 
+def quantise_as(graph: onnx.ModelProto, calibration: Frames, choice: Choice) -> onnx.ModelProto:
+    """The int8 form of an fp32 graph by one choice, which nothing is measured for.
+
+    Args:
+        graph: from ``export_graph``.
+        calibration: clips that show which values occur.
+        choice: how to quantise.
+    """
+    with tempfile.TemporaryDirectory(prefix="cpd-int8-") as folder:
+        source = _Source(graph, calibration, Path(folder))
+        return tidy(onnx.load_from_string(source.quantised(choice)))
+
+
 def layer_names(graph: onnx.ModelProto) -> dict[str, str]:
     """The layers of a graph: their name, which is that of their weights, and the node that computes each."""
     return {node.input[1].removesuffix(".weight"): node.name for node in graph.graph.node if node.op_type in LAYER_OPS}

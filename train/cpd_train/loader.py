@@ -65,6 +65,8 @@ class ClipLoader:
         batch_size: clips in a batch.
         device: cpu or cuda.
         cache_bytes: memory for decoded, resized clips; clips beyond it are decoded anew each time.
+
+    ``readable`` holds the sizes that DALI's own decoder is given, by FFmpeg's codec name; PyAV decodes the rest.
     """
 
     def __init__(
@@ -93,9 +95,9 @@ class ClipLoader:
         on_gpu = device.type == "cuda"
         # a stream of its own, so that loading does not queue behind the training steps
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
-        self._readable = readable(device) if on_gpu else ON_CPU
+        self.readable = readable(device) if on_gpu else ON_CPU
         self._native: dict[int, bool] = {}
-        if not self._readable and any(clip.codec in CODECS for clip in clips):
+        if not self.readable and any(clip.codec in CODECS for clip in clips):
             warnings.warn(
                 f"the GPU decodes no video here (no NVDEC, or no {LIBRARY}): the CPU does, which can be slower; "
                 "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
@@ -132,7 +134,7 @@ class ClipLoader:
         """Decodes and resizes whole clips into the cache, one by one, while there is room."""
         for view in views:
             clip = self.clips[view.row]
-            if view.row in self._cache or (self._stream is not None and self._reads(view.row)):
+            if view.row in self._cache or (self._stream is not None and self.reads(view.row)):
                 continue
             indices = candidate_indices(clip, self.spec)
             size = len(indices) * view.size[0] * view.size[1] * 3
@@ -142,11 +144,11 @@ class ClipLoader:
             self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].cpu().numpy())
             self._cache_left -= size
 
-    def _reads(self, row: int) -> bool:
+    def reads(self, row: int) -> bool:
         """Whether DALI's own decoder reads a clip on the loader's device."""
         if row not in self._native:
             clip = self.clips[row]
-            sizes = self._readable.get(clip.codec)
+            sizes = self.readable.get(clip.codec)
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
             plain = fits and clip.rotation == 0 and clip.bit_depth == 8
             self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
@@ -183,7 +185,7 @@ class ClipLoader:
         if view.row in self._cache:
             indices, frames = self._cache[view.row]
             return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
-        if self._reads(view.row):
+        if self.reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
         return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
 

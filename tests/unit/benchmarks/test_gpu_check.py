@@ -1,0 +1,221 @@
+"""benchmarks/gpu: what it reports when parts crash, hang or fail, and that all its parts run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[3] / "benchmarks/gpu"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch):
+    """Imports a module of benchmarks/gpu, which are scripts that lie beside each other."""
+    monkeypatch.syspath_prepend(FOLDER)
+    before = set(sys.modules)
+
+    yield importlib.import_module
+
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(module) -> ModuleType:
+    return module("run")
+
+
+PART = """
+import json, os, sys, time
+skip = [sys.argv[at + 1] for at, word in enumerate(sys.argv) if word == "--skip"]
+def tell(row): print(json.dumps(row), flush=True)
+tell({"planned": ["first", "second", "third"]})
+if "first" not in skip: tell({"name": "first", "values": {"ms": 1.5}})
+"""
+
+
+def part(run: ModuleType, script: str, limit_s: float = 30.0) -> dict[str, dict[str, object]]:
+    """Row name -> the rest of it, of a part that runs this after it has told its first row."""
+    rows = run.run_part("decode", [sys.executable, "-c", PART + script], limit_s)
+    assert [row.pop("part") for row in rows] == ["decode"] * len(rows)
+    return {row.pop("name"): row for row in rows}
+
+
+def test_a_crash_loses_one_row_and_the_part_goes_on(run: ModuleType) -> None:
+    script = """
+if "second" not in skip: print("free(): invalid pointer", file=sys.stderr); os.abort()
+tell({"name": "third", "values": {"ms": 2.5}})
+"""
+    assert part(run, script) == {
+        "first": {"values": {"ms": 1.5}},
+        "second": {"not_run": "its process ended with status -6: free(): invalid pointer"},
+        "third": {"values": {"ms": 2.5}},
+    }
+
+
+def test_a_part_that_hangs_keeps_what_it_has_told_and_is_ended_with_its_children(
+    run: ModuleType, tmp_path: Path
+) -> None:
+    script = f"""
+import subprocess
+child = subprocess.Popen(["sleep", "600"])
+open({str(tmp_path / "child")!r}, "w").write(str(child.pid))
+time.sleep(600)
+"""
+    rows = part(run, script, limit_s=6.0)
+    assert rows["first"] == {"values": {"ms": 1.5}}
+    assert rows["second"] == rows["third"] == {"not_run": "not reached within 6 s"}
+    child = int((tmp_path / "child").read_text())
+    for _ in range(50):  # the kernel takes a moment
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or stat.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, 9)
+    pytest.fail("the part's child outlived it")
+
+
+def test_a_part_that_cannot_begin_is_one_row(run: ModuleType) -> None:
+    rows = run.run_part("decode", [sys.executable, "-c", "raise SystemExit('no such library')"], 30.0)
+    assert rows == [{"part": "decode", "name": "all", "not_run": "its process ended with status 1: no such library"}]
+
+
+def test_a_part_that_forgets_a_row_is_noticed(run: ModuleType) -> None:
+    assert part(run, "")["third"] == {"not_run": "the part did not tell"}
+
+
+def test_a_line_cut_off_by_a_crash_is_no_row(module) -> None:
+    lines = ['{"planned": ["a", "b"]}', '{"name": "a", "values": {"ms": 1}}', '{"name": "b", "val']
+    assert module("report").completed("steps", lines, "why") == [
+        {"part": "steps", "name": "a", "values": {"ms": 1}},
+        {"part": "steps", "name": "b", "not_run": "why"},
+    ]
+
+
+def measured(part: str, name: str, values: dict[str, float]) -> dict[str, object]:
+    return {"part": part, "name": name, "values": values}
+
+
+def rows_of(wait: float = 0.03, step: float = 1.2, engine_ms: float = 0.5, decoded: float = 1.0) -> list[dict]:
+    latency, waits = "batch 1 p50 ms", {"data-wait, fraction": wait, "decoded by DALI, fraction": decoded}
+    return [
+        measured("training", "method, 720p H.264, NVDEC", waits),
+        measured("steps", "method, teacher fresh", {"over KD": step}),
+        measured("student", "torch eager fp32", {latency: 3.0}),
+        measured("student", "tensorrt fp16", {latency: engine_ms}),
+        measured("student", "tensorrt_rtx fp32", {latency: 2 * engine_ms}),
+        {"part": "student", "name": "tensorrt int8", "not_run": "why"},
+        measured("student", "onnxruntime TensorRT fp16", {latency: 0.01}),
+        measured("teacher", "tensorrt fp16", {latency: 0.01}),
+    ]
+
+
+def test_aims_are_judged_by_their_rows_alone(module) -> None:
+    found = module("report").aims(rows_of())
+    assert [(aim["measured"], aim["status"]) for aim in found] == [(0.03, "reached"), (1.2, "missed"), (6.0, "reached")]
+
+
+def test_an_aim_at_its_limit(module) -> None:
+    found = module("report").aims(rows_of(wait=0.05, step=1.15, engine_ms=1.0))
+    assert [aim["status"] for aim in found] == ["missed", "reached", "reached"]
+
+
+def test_data_wait_without_nvdec_is_no_measurement_of_it(module) -> None:
+    assert module("report").aims(rows_of(decoded=0.0))[0]["status"] == "not measured"
+
+
+def test_nothing_measured_reaches_nothing(module) -> None:
+    assert {aim["status"] for aim in module("report").aims([])} == {"not measured"}
+
+
+def test_the_table_holds_every_row_and_never_breaks(module) -> None:
+    report = module("report")
+    here = report.machine("cpu", False, FOLDER) | {"gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}
+    rows = [*rows_of(), {"part": "decode", "name": "av1", "not_run": "a | b"}]
+    text = report.table({"machine": here, "seconds": 12.3, "aims": report.aims(rows), "rows": rows})
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3 + len(rows)
+    assert all(line.count("|") == 4 for line in lines)
+    assert "| student | tensorrt int8 | not run: why |" in lines
+    assert "| aim | method step over KD: at most 1.15 | 1.2, missed |" in lines
+    assert "compute capability 9.0" in text
+    assert report.file_name(here) == "nvidia-h100-80gb-hbm3"
+
+
+def test_all_parts_fit_into_eight_minutes(run: ModuleType) -> None:
+    assert sum(run.PARTS.values()) < 8 * 60
+
+
+def test_outcomes_of_tests_are_counted_with_their_reasons(module, tmp_path: Path) -> None:
+    junit = tmp_path / "tests.xml"
+    junit.write_text(
+        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><skipped message="Skipped: no GPU"/></testcase>'
+        '<testcase name="c"><failure message="assert 1&#10; == 2"/></testcase></testsuite></testsuites>'
+    )
+    assert module("gpu_tests").counted(junit) == {
+        "passed": 1, "failed": 1, "skipped": 1, "skipped: b": "no GPU", "failed: c": "assert 1 == 2"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "device", "why"),
+    [
+        ("torch eager", "fp32", "cpu", ""),
+        ("torch eager", "int8", "cuda", "torch runs no int8"),
+        ("torch.compile", "fp32", "cpu", "no CUDA GPU"),
+        ("onnxruntime CPU", "int8", "cpu", ""),
+        ("tensorrt_rtx", "fp16", "cpu", "no CUDA GPU"),
+        ("tensorrt_rtx", "fp16", "cuda", ""),
+    ],
+)
+def test_what_cannot_run_is_known_without_trying(module, runtime: str, precision: str, device: str, why: str) -> None:
+    obstacle = module("runtimes").obstacle(runtime, precision, device)
+    assert obstacle.startswith(why)
+    assert bool(obstacle) == bool(why)
+
+
+def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, FOLDER / "run.py", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so_and_nothing_is_written() -> None:
+    before = sorted(FOLDER.rglob("*.json"))
+    done = gpu_check()
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith("Error: no GPU to measure: ")
+    assert sorted(FOLDER.rglob("*.json")) == before
+
+
+@pytest.mark.slow
+def test_every_part_runs_in_small(tmp_path: Path) -> None:
+    """All but the tests marked gpu, which run by themselves."""
+    parts = ("models", "steps", "decode", "training", "student")
+    done = gpu_check("--quick", "--output", str(tmp_path), *(word for part in parts for word in ("--part", part)))
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*-quick.json")
+    report = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text().strip() == done.stdout.strip()
+    told = {(row["part"], row["name"]): row for row in report["rows"]}
+    values = {key: row["values"] for key, row in told.items() if "values" in row}
+    missed = {key: row["not_run"] for key, row in told.items() if "not_run" in row}
+    assert {key[0] for key in missed} == {"student"}, missed
+    assert values["student", "onnxruntime CPU fp32"]["parity"] == "pass"
+    assert values["student", "torch eager fp32"]["difference to torch, of the spread"] < 1e-5
+    assert values["student", "onnxruntime CPU int8"]["difference to torch, of the spread"] < 1
+    assert values["decode", "vp9 60p"]["loader frames/s"] > 0
+    assert values["training", "KD, 720p H.264, NVDEC"]["clips/s"] > 0
+    assert values["steps", "method, teacher kept"]["over KD"] > 0
+    assert {aim["status"] for aim in report["aims"]} == {"not measured"}
+    if not torch.cuda.is_available():
+        assert missed["student", "tensorrt_rtx fp32"] == "no CUDA GPU"
