@@ -55,6 +55,7 @@ def read(path: Path) -> list[Result]:
 
 
 def append(path: Path, result: Result) -> None:
+    path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:  # one write, so that two programs may fill one file
         file.write(json.dumps(asdict(result)) + "\n")
 

@@ -30,8 +30,8 @@ def result_of(results, kind="final", method="kd", weight=1.0, seed=0, validation
 def test_a_result_survives_its_file(results, tmp_path):
     right = np.random.default_rng(0).random(500) < 0.6
     for seed in range(2):
-        results.append(tmp_path / "x.jsonl", result_of(results, seed=seed, right=right))
-    first, second = results.read(tmp_path / "x.jsonl")
+        results.append(tmp_path / "new" / "x.jsonl", result_of(results, seed=seed, right=right))
+    first, second = results.read(tmp_path / "new" / "x.jsonl")
     assert (first.seed, second.seed) == (0, 1)
     np.testing.assert_array_equal(first.right, right)
 
