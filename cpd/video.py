@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, window_indices
@@ -87,11 +87,12 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
         VideoError: the video has no frame at one of the indices.
     """
     size: dict[str, int] = {}
+    scaler = VideoReformatter()
 
     def rgb(frame: VideoFrame) -> Frames:
         size.setdefault("width", frame.width)
         size.setdefault("height", frame.height)
-        return _rgb(frame, **size)
+        return _rgb(frame, scaler, **size)
 
     return _frames_at(path, indices, rgb, Stopwatch())
 
@@ -129,10 +130,11 @@ def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | No
     """
     watch = watch or Stopwatch()
     watch.switch("open")
+    scaler = VideoReformatter()
 
     def convert(frame: VideoFrame) -> Frames:
         watch.switch("resize")
-        pixels = fit(frame, spec)
+        pixels = fit(frame, spec, scaler)
         watch.switch("decode")
         return pixels
 
@@ -160,8 +162,14 @@ def duration_s(path: Path) -> float:
     return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 
 
-def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
+def fit(frame: VideoFrame, spec: ClipSpec, scaler: VideoReformatter) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
+
+    Args:
+        frame: as the decoder gives it.
+        spec: the model's input contract.
+        scaler: kept from frame to frame of one video, since setting one up costs as much as scaling a small frame; it
+            follows when size or format changes. Not for two threads at once.
 
     Raises:
         VideoError: the frame is too elongated to be resized to the model's short side.
@@ -172,7 +180,7 @@ def fit(frame: VideoFrame, spec: ClipSpec) -> Frames:
         raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
     top, left = spec.crop_corner(height, width)
-    upright = _rgb(frame, **size)
+    upright = _rgb(frame, scaler, **size)
     return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
 
 
@@ -221,9 +229,9 @@ def _frames_at(
     return np.stack([found[index] for index in indices.tolist()])
 
 
-def _rgb(frame: VideoFrame, **size: int) -> Frames:
+def _rgb(frame: VideoFrame, scaler: VideoReformatter, **size: int) -> Frames:
     """uint8 RGB of a frame, rotated for display. One scaler thread: more cost time on small frames."""
-    pixels = frame.reformat(format="rgb24", interpolation=SCALER, threads=1, **size).to_ndarray()
+    pixels = scaler.reformat(frame, format="rgb24", interpolation=SCALER, threads=1, **size).to_ndarray()
     return np.rot90(pixels, _rotation(frame) // 90)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import click
 
@@ -37,7 +38,7 @@ def label(
     failed = False
     # Several videos at once share the CPUs between them; one alone may use them all.
     with open_engine(engine, provider, threads=1 if workers > 1 else None, may_rebuild=rebuild) as runner:
-        for answer in label_videos(runner, videos, workers, question):
+        for answer in answers_of(runner, videos, workers, question):
             failed |= bool(answer.error)
             if answer.error:
                 click.echo(f"error: {answer.error}", err=True)
@@ -46,6 +47,16 @@ def label(
             elif not answer.error:
                 click.echo(as_text(answer, runner, explain))
     return int(failed)
+
+
+def answers_of(runner: Runner, videos: Sequence[Path], workers: int, question: Question) -> Iterator[Answer]:
+    """An answer for every video, in order."""
+    if workers > 1:
+        from cpd_serve.forked import can_fork, label_videos_forked
+
+        if can_fork(runner):
+            return label_videos_forked(runner, videos, workers, question)
+    return label_videos(runner, videos, workers, question)
 
 
 def as_text(answer: Answer, runner: Runner, explain: bool) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -147,13 +148,15 @@ class Source:
             wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
+        scaler = VideoReformatter()
         try:
             for index, frame in enumerate(container.decode(stream)):
                 if self._lost_since_s is not None:
                     self.reconnects += 1
                     self._put(Back(monotonic() - self._lost_since_s))
                     self._lost_since_s = None
-                self._put(TimedFrame(time_s(frame, index, stream), np.ascontiguousarray(fit(frame, self._spec))))
+                pixels = np.ascontiguousarray(fit(frame, self._spec, scaler))
+                self._put(TimedFrame(time_s(frame, index, stream), pixels))
                 if self._stopped:
                     return
         except (av.FFmpegError, MemoryError) as error:

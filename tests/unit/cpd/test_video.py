@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from cpd import packets, video
@@ -85,6 +86,16 @@ def test_starting_at_keyframes_gives_the_pixels_of_decoding_it_all(write_video: 
     np.testing.assert_array_equal(video.read_frames(path, indices), whole)
     whole_spec = ClipSpec(frames=4, resize=(48, 64), crop=(48, 64))
     np.testing.assert_array_equal(video.read_clip(path, whole_spec), whole)
+
+
+def test_a_scaler_follows_frames_that_change_size_and_format() -> None:
+    rng = np.random.default_rng(0)
+    kept = VideoReformatter()
+    for height, width, form in ((64, 96, "rgb24"), (90, 70, "yuv420p"), (64, 96, "yuv422p"), (64, 96, "gray")) * 2:
+        frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).reformat(
+            format=form
+        )
+        np.testing.assert_array_equal(video.fit(frame, SPEC, kept), video.fit(frame, SPEC, VideoReformatter()))
 
 
 def test_of_keyframes_alone_only_the_wanted_are_decoded(write_video: WriteVideo) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpd_serve.forked import AHEAD, TOLD, can_fork, label_videos_forked
+from cpd_serve.labelling import Question
+from cpd_serve.runner import open_runner
+
+WriteVideo = Callable[..., Path]
+COLOURS = {"red": (240, 0, 0), "green": (0, 240, 0), "blue": (0, 0, 240)}
+
+
+@pytest.fixture
+def videos(write_video: WriteVideo) -> list[Path]:
+    return [
+        write_video(np.full((10, 32, 48, 3), colour, np.uint8), name=f"{name}.avi") for name, colour in COLOURS.items()
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_answers_come_in_order_and_a_bad_video_is_one_of_them(
+    colour_model: Path, videos: list[Path], workers: int
+) -> None:
+    asked = [*videos, Path("none.mp4"), *reversed(videos)] * 3
+    with open_runner(colour_model, threads=1) as runner:
+        assert can_fork(runner)
+        answers = list(label_videos_forked(runner, asked, workers, Question(top_k=1)))
+    assert [answer.video for answer in answers] == list(map(str, asked))
+    labels = [answer.predictions[0][0] if answer.predictions else answer.error for answer in answers]
+    assert labels == ["red", "green", "blue", "none.mp4: no such file", "blue", "green", "red"] * 3
+    assert not active_children()
+
+
+def test_a_crash_costs_its_video_alone(colour_model: Path, videos: list[Path]) -> None:
+    def asked() -> Iterator[Path]:
+        for number in range(40):
+            if number == 20:  # as a decoder that crashes
+                os.kill(next(iter(active_children())).pid or 0, signal.SIGKILL)
+            yield videos[number % 3]
+
+    with open_runner(colour_model, threads=1) as runner:
+        answers = list(label_videos_forked(runner, asked(), 2, Question(top_k=1)))
+    assert [Path(answer.video).stem for answer in answers] == [[*COLOURS][number % 3] for number in range(40)]
+    lost = [answer for answer in answers if answer.error]
+    assert [answer.error for answer in lost] == [f"{lost[0].video}: crashed the decoder"]
+    assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
+
+
+def test_no_more_is_taken_than_may_wait_and_whoever_stops_listening_leaves_no_process(
+    colour_model: Path, videos: list[Path]
+) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        for video in repeat(videos[0]):
+            taken += 1
+            yield video
+
+    with open_runner(colour_model, threads=1) as runner:
+        answers = label_videos_forked(runner, endless(), 2, Question())
+        for _ in range(10):
+            next(answers)
+        time.sleep(0.1)
+        assert taken <= 10 + 2 * (AHEAD + TOLD)
+        answers.close()
+    assert not active_children()
