@@ -1,7 +1,10 @@
-"""The cuda-python adapter: one stream, and one buffer each way between the host and the first GPU."""
+"""The cuda-python adapter: a stream, a buffer each way between the host and the first GPU, and CUDA graphs."""
 
 from __future__ import annotations
 
+import ctypes
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +13,11 @@ from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from cpd.errors import EngineError
+
+REMEDIES = {
+    cudart.cudaError_t.cudaErrorInsufficientDriver: "update the NVIDIA driver: nvidia-smi shows the CUDA it runs",
+    cudart.cudaError_t.cudaErrorMemoryAllocation: "free memory on the GPU, or lower export.max_batch",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,11 @@ def first_device() -> Device:
 
 
 class CudaBuffers:
-    """Device memory of a fixed size for one input and one output."""
+    """Memory for one input and one output: on the device, and page-locked on the host, with a stream between them.
+
+    The device copies to and from page-locked memory by itself and at its full speed, and all addresses stay the same,
+    so that the copies and the work between them can be captured into a CUDA graph.
+    """
 
     def __init__(self, input_bytes: int, output_bytes: int) -> None:
         """Allocates on the first GPU.
@@ -41,26 +53,76 @@ class CudaBuffers:
         Raises:
             EngineError: there is not enough memory on it.
         """
-        self.input_address: int = _call(cudart.cudaMalloc, input_bytes)
-        self.output_address: int = _call(cudart.cudaMalloc, output_bytes)
-        self._stream = _call(cudart.cudaStreamCreate)
+        self._stream = _call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking)
         self.stream_handle = int(self._stream)
+        self.input_address = int(_call(cudart.cudaMalloc, input_bytes))
+        self.output_address = int(_call(cudart.cudaMalloc, output_bytes))
+        self._host_input = int(_call(cudart.cudaMallocHost, input_bytes))
+        self._host_output = int(_call(cudart.cudaMallocHost, output_bytes))
+        self._input = _bytes_at(self._host_input, input_bytes)
+        self._output = _bytes_at(self._host_output, output_bytes)
 
-    def upload(self, values: NDArray[Any]) -> None:
-        """Copies a contiguous array to the input; its memory must stay until ``download`` returns."""
+    def put(self, values: NDArray[np.uint8]) -> None:
+        """Writes an array into the host's side of the input, for the next ``upload``."""
+        self._input[: values.nbytes].reshape(values.shape)[...] = values
+
+    def upload(self, size_bytes: int) -> None:
+        """Begins to copy the input to the device."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _call(cudart.cudaMemcpyAsync, self.input_address, values.ctypes.data, values.nbytes, kind, self._stream)
+        _call(cudart.cudaMemcpyAsync, self.input_address, self._host_input, size_bytes, kind, self._stream)
 
-    def download(self, values: NDArray[np.float32]) -> None:
-        """Fills a contiguous array from the output, once everything before it on the stream is done."""
+    def download(self, size_bytes: int) -> None:
+        """Copies the output to the host's side of it once everything before on the stream is done."""
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _call(cudart.cudaMemcpyAsync, values.ctypes.data, self.output_address, values.nbytes, kind, self._stream)
+        _call(cudart.cudaMemcpyAsync, self._host_output, self.output_address, size_bytes, kind, self._stream)
+
+    def get(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The output, of as many float32 values as ``download`` was asked for, once they are there."""
+        self.wait()
+        return self._output.view(np.float32)[: math.prod(shape)].reshape(shape).copy()
+
+    def wait(self) -> None:
+        """Returns when everything on the stream is done."""
         _call(cudart.cudaStreamSynchronize, self._stream)
+
+    def captured(self, work: Callable[[], None]) -> Any:
+        """What ``work`` puts on the stream, as a CUDA graph to ``launch``; it is not run.
+
+        Raises:
+            EngineError: it does something that cannot be captured.
+        """
+        _call(
+            cudart.cudaStreamBeginCapture, self._stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        )
+        try:
+            work()
+        finally:
+            graph = _call(cudart.cudaStreamEndCapture, self._stream)
+        try:
+            return _call(cudart.cudaGraphInstantiate, graph, 0)
+        finally:
+            _call(cudart.cudaGraphDestroy, graph)
+
+    def launch(self, graph: Any) -> None:
+        """Puts a captured graph on the stream."""
+        _call(cudart.cudaGraphLaunch, graph, self._stream)
 
     def close(self) -> None:
         _call(cudart.cudaStreamDestroy, self._stream)
-        _call(cudart.cudaFree, self.input_address)
-        _call(cudart.cudaFree, self.output_address)
+        for address in (self.input_address, self.output_address):
+            _call(cudart.cudaFree, address)
+        for address in (self._host_input, self._host_output):
+            _call(cudart.cudaFreeHost, address)
+
+
+def destroy(graph: Any) -> None:
+    """Frees a captured graph."""
+    _call(cudart.cudaGraphExecDestroy, graph)
+
+
+def _bytes_at(address: int, size: int) -> NDArray[np.uint8]:
+    """Memory as an array, which does not own it."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
 def _call(function: Any, *arguments: Any) -> Any:
@@ -71,5 +133,8 @@ def _call(function: Any, *arguments: Any) -> Any:
     """
     error, *results = function(*arguments)
     if error != cudart.cudaError_t.cudaSuccess:
-        raise EngineError(f"{function.__name__}: {cudart.cudaGetErrorString(error)[1].decode()}", "see nvidia-smi")
+        raise EngineError(
+            f"{function.__name__}: {cudart.cudaGetErrorString(error)[1].decode()}",
+            REMEDIES.get(error, "see nvidia-smi"),
+        )
     return results[0] if results else None

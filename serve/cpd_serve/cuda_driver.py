@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import sys
+from pathlib import Path
+
+from cpd.errors import EngineError
 
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -15,3 +19,9 @@ def driver_present() -> bool:
     except OSError:
         return False
     return True
+
+
+def check_cuda_python(path: Path) -> None:
+    """Raises EngineError where cuda-python, which moves frames to the GPU, is not installed."""
+    if importlib.util.find_spec("cuda") is None:
+        raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")

@@ -32,19 +32,43 @@ FATAL_ONLY = 4
 def load(path: Path, provider: str | None = None, threads: int | None = None) -> OnnxRunner:
     """Loads an ONNX file; see ``cpd_serve.runner.open_runner``."""
     provider = choose_provider(provider)
-    wanted = [provider] if provider == SHORT_NAMES["cpu"] else [provider, SHORT_NAMES["cpu"]]
     data = path.read_bytes()
     manifest = manifest_of(data, str(path))
-    try:  # from memory: what is loaded is what was checked
-        session = onnxruntime.InferenceSession(data, session_options(threads), providers=wanted)
+    if provider in (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"]) and not manifest.streaming:
+        from cpd_serve.cuda_onnx import load_on_device
+
+        return load_on_device(path, data, manifest, provider, threads)
+    session = open_session(path, data, threads, {provider: {}, SHORT_NAMES["cpu"]: {}})
+    return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
+
+
+def open_session(
+    path: Path, data: bytes, threads: int | None, providers: Mapping[str, Mapping[str, str]]
+) -> onnxruntime.InferenceSession:
+    """A session that uses the first provider, from memory: what is loaded is what was checked.
+
+    Args:
+        path: of the file, for messages.
+        data: its content.
+        threads: see ``session_options``.
+        providers: each with its options; what one leaves goes to the next.
+
+    Raises:
+        EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine.
+    """
+    provider = next(iter(providers))
+    try:
+        session = onnxruntime.InferenceSession(
+            data, session_options(threads), providers=[(name, dict(options)) for name, options in providers.items()]
+        )
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
-        raise EngineError(f"{path}: cannot be loaded: {_reason(error)}", "export it again") from error
+        raise EngineError(f"{path}: cannot be loaded: {reason(error)}", "export it again") from error
     if provider not in session.get_providers():
         raise EngineError(
             f"{path}: {provider} could not be started on this machine", "mend its set-up, or use --provider cpu"
         )
     session.disable_fallback()
-    return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
+    return session
 
 
 class OnnxRunner:
@@ -80,7 +104,7 @@ class OnnxRunner:
         try:
             return self._session.run(None, inputs)  # type: ignore[no-any-return]  # onnxruntime is not typed
         except Exception as error:
-            raise EngineError(f"{self.path}: failed on {self.provider}: {_reason(error)}") from error
+            raise EngineError(f"{self.path}: failed on {self.provider}: {reason(error)}") from error
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
         """Compares the first input and output, and pairs the rest, which are caches.
@@ -142,7 +166,7 @@ class OnnxStreamRunner(OnnxRunner):
             try:
                 return memories[0].step(pixels[0])
             except Exception as error:
-                raise EngineError(f"{self.path}: failed on {self.provider}: {_reason(error)}") from error
+                raise EngineError(f"{self.path}: failed on {self.provider}: {reason(error)}") from error
         before = [memory.caches for memory in memories]
         together = {name: np.concatenate([caches[name] for caches in before]) for name in self._cache_shapes}
         logits, kept = self._step(np.stack(pixels), together)
@@ -245,6 +269,6 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     return options
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """onnxruntime's message in one line, without its codes."""
     return " ".join(str(error).rsplit(" : ", 1)[-1].split())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import re
 import threading
+import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from cpd.dataset import file_sha256
 from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.tensorrt_log import keep_errors
-from cpd_serve.cuda_driver import DRIVER_LIBRARY, driver_present
+from cpd_serve.cuda_driver import DRIVER_LIBRARY, check_cuda_python, driver_present
 from cpd_serve.runner import Frames, Logits, check_frames
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_lean": "tensorrt_lean_cu13", "tensorrt_rtx": "tensorrt_rtx_cu13"}
@@ -36,8 +38,7 @@ class TensorRtRunner:
         self.manifest, info = read_engine_manifest(path)
         check_driver(path, onnx_remedy(path, info))
         self.runtime = installed_flavour(path, info)
-        if importlib.util.find_spec("cuda") is None:
-            raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
+        check_cuda_python(path)
         from cpd_serve.cuda_buffers import CudaBuffers, first_device
 
         device = first_device()
@@ -52,22 +53,29 @@ class TensorRtRunner:
             raise EngineMismatchError(
                 f"{path}: cannot be loaded (built for {info.target}): {reason}", rebuild_remedy(path, info.onnx)
             )
-        self._context = self._engine.create_execution_context()
+        self._context = self._new_context(trt)
         self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
         self._buffers = CudaBuffers(
             self._max_batch * int(np.prod(self.manifest.clip.shape)), self._max_batch * len(self.manifest.labels) * 4
         )
+        # TensorRT for RTX captures by itself, once it has compiled its kernels for a shape
+        fixed = () if hasattr(trt, "CudaGraphStrategy") else {1, self._max_batch}
+        self._graphs = {batch: graph for batch in fixed if (graph := self._captured(batch, self._new_context(trt)))}
         self._lock = threading.Lock()
 
     def predict(self, frames: Frames) -> Logits:
         check_frames(frames, self.manifest)
         chunks = [frames[start : start + self._max_batch] for start in range(0, len(frames), self._max_batch)]
         with self._lock:  # the buffers and the context belong to one prediction at a time
-            return np.concatenate([self._predict(np.ascontiguousarray(chunk)) for chunk in chunks])
+            return np.concatenate([self._predict(chunk) for chunk in chunks])
 
     def close(self) -> None:
+        from cpd_serve.cuda_buffers import destroy
+
+        for graph, _ in self._graphs.values():
+            destroy(graph)
         self._buffers.close()
-        self._context = self._engine = None
+        self._graphs, self._context, self._engine = {}, None, None
 
     def __enter__(self) -> Self:
         return self
@@ -78,15 +86,44 @@ class TensorRtRunner:
         self.close()
 
     def _predict(self, frames: Frames) -> Logits:
-        logits = np.empty((len(frames), len(self.manifest.labels)), dtype=np.float32)
-        self._buffers.upload(frames)
-        self._context.set_input_shape("frames", frames.shape)
-        self._context.set_tensor_address("frames", self._buffers.input_address)
-        self._context.set_tensor_address("logits", self._buffers.output_address)
-        if not self._context.execute_async_v3(self._buffers.stream_handle):
+        self._buffers.put(frames)
+        if len(frames) in self._graphs:
+            self._buffers.launch(self._graphs[len(frames)][0])
+        else:
+            self._enqueue(len(frames), self._context)
+        return self._buffers.get((len(frames), len(self.manifest.labels)))
+
+    def _enqueue(self, batch: int, context: Any) -> None:
+        """Puts both copies and the engine between them on the stream."""
+        shape = (batch, *self.manifest.clip.shape)
+        self._buffers.upload(math.prod(shape))
+        context.set_input_shape("frames", shape)
+        context.set_tensor_address("frames", self._buffers.input_address)
+        context.set_tensor_address("logits", self._buffers.output_address)
+        if not context.execute_async_v3(self._buffers.stream_handle):
             raise EngineError(f"{self.path}: failed on {self.provider}: {self._log.last}")
-        self._buffers.download(logits)
-        return logits
+        self._buffers.download(batch * len(self.manifest.labels) * 4)
+
+    def _captured(self, batch: int, context: Any) -> tuple[Any, Any] | None:
+        """A CUDA graph for batches of one size and the context it was captured from, which must do nothing else.
+
+        A small network waits for the launches of its kernels; a graph is one launch. None where TensorRT cannot be
+        captured, which is said.
+        """
+        self._enqueue(batch, context)  # what a context does only once for a shape cannot be captured
+        self._buffers.wait()
+        try:
+            return self._buffers.captured(lambda: self._enqueue(batch, context)), context
+        except EngineError as error:
+            warnings.warn(f"{self.path}: runs batches of {batch} without a CUDA graph: {error}", stacklevel=2)
+            return None
+
+    def _new_context(self, trt: Any) -> Any:
+        if not hasattr(trt, "CudaGraphStrategy"):
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return self._engine.create_execution_context(config)
 
 
 def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:

@@ -1,0 +1,431 @@
+"""The GPU's runners on a CUDA runtime that is imitated in host memory: what is copied when, and what is captured.
+
+Streams and captures behave as the CUDA documentation says: work runs when the host waits for it, and a captured graph
+does the same again from and to the same addresses. onnxruntime is real; TensorRT is an engine that adds up its input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import inspect
+import sys
+from enum import Enum
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cpd.clip import ClipSpec
+from cpd.errors import EngineError
+from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
+from cpd.onnx_file import manifest_of
+from cpd_serve import onnx_runner, tensorrt_runner
+from cpd_serve.runner import open_runner
+
+CLIP = ClipSpec(frames=2, resize=5, crop=(3, 5))
+
+
+class Error(Enum):
+    cudaSuccess = 0  # noqa: N815
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorInsufficientDriver = 35  # noqa: N815
+    cudaErrorStreamCaptureInvalidated = 901  # noqa: N815
+
+
+class Kind(Enum):
+    cudaMemcpyHostToDevice = 1  # noqa: N815
+    cudaMemcpyDeviceToHost = 2  # noqa: N815
+
+
+class Mode(Enum):
+    cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
+
+
+class Cuda(ModuleType):
+    """cuda.bindings.runtime with one stream."""
+
+    cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode, cudaStreamNonBlocking = Error, Kind, Mode, 1  # noqa: N815
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.memory: dict[int, ctypes.Array] = {}
+        self.fail: dict[str, Error] = {}
+        self.waiting: list = []
+        self.capture: list | None = None
+        self.graphs: list[list] = []
+        self.launched: list[int] = []
+
+    def _does(self, work) -> None:
+        (self.waiting if self.capture is None else self.capture).append(work)
+
+    def _alloc(self, size: int):
+        block = (ctypes.c_uint8 * size)()
+        self.memory[ctypes.addressof(block)] = block
+        return Error.cudaSuccess, ctypes.addressof(block)
+
+    def cudaMalloc(self, size):  # noqa: N802
+        return (self.fail["cudaMalloc"], None) if "cudaMalloc" in self.fail else self._alloc(size)
+
+    def cudaMallocHost(self, size):  # noqa: N802
+        return self._alloc(size)
+
+    def cudaFree(self, ptr):  # noqa: N802
+        del self.memory[ptr]
+        return (Error.cudaSuccess,)
+
+    cudaFreeHost = cudaFree  # noqa: N815
+
+    def cudaSetDevice(self, device):  # noqa: N802
+        return (self.fail.get("cudaSetDevice", Error.cudaSuccess),)
+
+    def cudaGetDeviceProperties(self, device):  # noqa: N802
+        return Error.cudaSuccess, SimpleNamespace(name=b"NVIDIA X", major=8, minor=9)
+
+    def cudaGetErrorString(self, error):  # noqa: N802
+        return Error.cudaSuccess, error.name.encode()
+
+    def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
+        return Error.cudaSuccess, 7
+
+    def cudaStreamDestroy(self, stream):  # noqa: N802
+        return (Error.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, dst, src, count, kind, stream):  # noqa: N802
+        self._does(lambda: ctypes.memmove(dst, src, count))
+        return (Error.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream):  # noqa: N802
+        assert self.capture is None, "a stream that is captured cannot be waited for"
+        for work in self.waiting:
+            work()
+        self.waiting.clear()
+        return (Error.cudaSuccess,)
+
+    def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
+        self.capture = []
+        return (Error.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream):  # noqa: N802
+        captured, self.capture = self.capture, None
+        if "cudaStreamEndCapture" in self.fail:
+            return self.fail["cudaStreamEndCapture"], None
+        return Error.cudaSuccess, captured
+
+    def cudaGraphInstantiate(self, graph, flags):  # noqa: N802
+        self.graphs.append(graph)
+        return Error.cudaSuccess, len(self.graphs) - 1
+
+    def cudaGraphDestroy(self, graph):  # noqa: N802
+        return (Error.cudaSuccess,)
+
+    def cudaGraphExecDestroy(self, graphExec):  # noqa: N802, N803
+        self.graphs[graphExec] = []
+        return (Error.cudaSuccess,)
+
+    def cudaGraphLaunch(self, graphExec, stream):  # noqa: N802, N803
+        self.launched.append(graphExec)
+        self.waiting += self.graphs[graphExec]
+        return (Error.cudaSuccess,)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """A GPU, as far as cpd_serve sees one."""
+    runtime, bindings, package = Cuda(), ModuleType("cuda.bindings"), ModuleType("cuda")
+    bindings.runtime = runtime
+    package.bindings = bindings
+    for module in (package, bindings, runtime):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("cpd_serve.cuda_buffers", "cpd_serve.cuda_onnx"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for module in (tensorrt_runner, onnx_runner):
+        monkeypatch.setattr(module, "driver_present", lambda: True)
+    yield runtime
+    for name in ("cpd_serve.cuda_buffers", "cpd_serve.cuda_onnx"):
+        sys.modules.pop(name, None)
+
+
+def buffers(cuda: Cuda, input_bytes: int = 8, output_bytes: int = 8):
+    return importlib.import_module("cpd_serve.cuda_buffers").CudaBuffers(input_bytes, output_bytes)
+
+
+def test_values_reach_the_device_and_come_back(cuda: Cuda) -> None:
+    made = buffers(cuda)
+    made.put(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    made.upload(6)
+    cuda._does(lambda: ctypes.memmove(made.output_address, made.input_address, 4))
+    made.download(4)
+    assert made.get((1, 1)).tobytes() == bytes([0, 1, 2, 3])
+    made.close()
+    assert not cuda.memory
+
+
+def test_a_graph_reads_what_was_put_since_it_was_captured(cuda: Cuda) -> None:
+    made = buffers(cuda)
+
+    def work() -> None:
+        made.upload(4)
+        cuda._does(lambda: ctypes.memmove(made.output_address, made.input_address, 4))
+        made.download(4)
+
+    graph = made.captured(work)
+    assert cuda.waiting == [], "capturing runs nothing"
+    for value in (1.5, -2.0):
+        made.put(np.array([value], np.float32).view(np.uint8))
+        made.launch(graph)
+        assert made.get((1,)) == value
+
+
+def test_what_cannot_be_captured_leaves_the_stream_usable(cuda: Cuda) -> None:
+    made = buffers(cuda)
+
+    def work() -> None:
+        raise EngineError("no")
+
+    with pytest.raises(EngineError, match="no"):
+        made.captured(work)
+    assert cuda.capture is None
+    cuda.fail["cudaStreamEndCapture"] = Error.cudaErrorStreamCaptureInvalidated
+    with pytest.raises(EngineError, match="cudaErrorStreamCaptureInvalidated"):
+        made.captured(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "remedy"),
+    [
+        ("cudaMalloc", Error.cudaErrorMemoryAllocation, "lower export.max_batch"),
+        ("cudaSetDevice", Error.cudaErrorInsufficientDriver, "update the NVIDIA driver"),
+    ],
+)
+def test_too_little_memory_and_too_old_a_driver_say_what_to_do(cuda: Cuda, function, error, remedy) -> None:
+    cuda.fail[function] = error
+    module = importlib.import_module("cpd_serve.cuda_buffers")
+
+    def begin() -> None:
+        module.first_device()
+        module.CudaBuffers(8, 8)
+
+    with pytest.raises(EngineError, match=error.name) as raised:
+        begin()
+    assert remedy in raised.value.remedy
+
+
+def test_what_is_called_is_what_cuda_python_has() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    for name, method in vars(Cuda).items():
+        if inspect.isfunction(method) and name.startswith("cuda"):
+            said = getattr(real, name).__doc__.partition(")")[0].partition("(")[2]
+            assert len([part for part in said.split(",") if part]) == len(inspect.signature(method).parameters) - 1, (
+                name
+            )
+    for name, enumeration in vars(Cuda).items():
+        if isinstance(enumeration, type):
+            assert {member.name for member in enumeration} <= set(dir(getattr(real, name)))
+
+
+# onnxruntime
+
+
+@pytest.fixture
+def on_host(cuda: Cuda, colour_model: Path):
+    """The real graph between the imitated buffers, which onnxruntime is told to be memory of the CPU."""
+    module = importlib.import_module("cpd_serve.cuda_onnx")
+    data = colour_model.read_bytes()
+    manifest = manifest_of(data, "it")
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    sizes = module.BATCH_MAX * int(np.prod(manifest.clip.shape)), module.BATCH_MAX * len(manifest.labels) * 4
+    with module.OnnxDeviceRunner(
+        colour_model, manifest, session, "CPUExecutionProvider", buffers(cuda, *sizes), "cpu"
+    ) as runner:
+        yield runner
+    assert not cuda.memory
+
+
+@pytest.mark.parametrize("clips", [1, 3, 16, 17, 35])
+def test_onnxruntime_answers_from_bound_memory_as_from_arrays(on_host, colour_model: Path, clips: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (clips, *on_host.manifest.clip.shape), dtype=np.uint8)
+    with open_runner(colour_model, "cpu") as plain:
+        for given in (frames, frames[::-1]):  # the second is not contiguous, and finds the memory used
+            np.testing.assert_array_equal(on_host.predict(given), plain.predict(np.ascontiguousarray(given)))
+
+
+def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "") -> list:
+    """What onnxruntime is asked for; it then runs on the CPU, and says that it does not."""
+    asked: list = []
+    real = onnxruntime.InferenceSession
+
+    def session(data, options, providers):
+        asked.append(providers)
+        if refuse and "enable_cuda_graph" in providers[0][1]:
+            raise RuntimeError(refuse)
+        made = real(data, options, providers=["CPUExecutionProvider"])
+        monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
+        return made
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider, "CPUExecutionProvider"])
+    return asked
+
+
+def test_cuda_is_asked_for_graphs(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = providers_asked(monkeypatch, "CUDAExecutionProvider")
+    with open_runner(colour_model, "cuda") as runner:
+        assert runner.provider == "CUDAExecutionProvider"
+    assert asked == [[("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), ("CPUExecutionProvider", {})]]
+
+
+def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
+    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = "This session cannot use the graph capture feature as requested by the user as nodes are elsewhere"
+    asked = providers_asked(monkeypatch, "CUDAExecutionProvider", refuse=refusal)
+    with pytest.warns(UserWarning, match="runs without CUDA graphs: .*nodes are elsewhere"):
+        open_runner(colour_model, "cuda").close()
+    assert [providers[0][1] for providers in asked] == [{"enable_cuda_graph": "1"}, {}]
+
+
+def test_any_other_refusal_is_an_error(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers_asked(monkeypatch, "CUDAExecutionProvider", refuse="no kernel image for this GPU")
+    with pytest.raises(EngineError, match="cannot be loaded: no kernel image for this GPU"):
+        open_runner(colour_model, "cuda")
+
+
+def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches(
+    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = providers_asked(monkeypatch, "TensorrtExecutionProvider")
+    with open_runner(colour_model, "tensorrt") as runner:
+        shape = "x".join(map(str, runner.manifest.clip.shape))
+    assert asked == [
+        [
+            (
+                "TensorrtExecutionProvider",
+                {f"trt_profile_{name}_shapes": f"frames:{batch}x{shape}"
+                 for name, batch in (("min", 1), ("opt", 1), ("max", 16))},
+            ),
+            ("CUDAExecutionProvider", {}),
+            ("CPUExecutionProvider", {}),
+        ]
+    ]  # fmt: skip
+
+
+def test_without_cuda_python_it_is_asked_for(colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers_asked(monkeypatch, "CUDAExecutionProvider")
+    monkeypatch.setattr(onnx_runner, "driver_present", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=r"needs cuda-python, which is not installed \(pip install cuda-python\)"):
+        open_runner(colour_model, "cuda")
+
+
+# TensorRT
+
+
+class Context:
+    """Of an engine whose logits are the sum of a clip, and that times two."""
+
+    def __init__(self, cuda: Cuda, config: object = None) -> None:
+        self.cuda, self.config, self.addresses, self.shapes, self.fails = cuda, config, {}, [], False
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes.append(shape)
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == 7
+        batch, size = self.shapes[-1][0], int(np.prod(self.shapes[-1][1:]))
+        frames, logits = self.addresses["frames"], self.addresses["logits"]
+
+        def work() -> None:
+            given = np.ctypeslib.as_array((ctypes.c_uint8 * (batch * size)).from_address(frames)).reshape(batch, size)
+            answer = np.ctypeslib.as_array((ctypes.c_float * (batch * 2)).from_address(logits)).reshape(batch, 2)
+            answer[...] = given.sum(1, dtype=np.float32)[:, None] * [1, 2]
+
+        self.cuda._does(work)
+        return True
+
+
+@pytest.fixture
+def trt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tensorrt, with engines for up to 4 clips; ``contexts`` are those that were made."""
+    module = ModuleType("tensorrt")
+    module.__spec__, module.__version__, module.contexts = ModuleSpec("tensorrt", None), "10.3.0", []
+
+    def context(config: object = None) -> Context:
+        module.contexts.append(Context(cuda, config))
+        return module.contexts[-1]
+
+    engine = SimpleNamespace(
+        create_execution_context=context,
+        create_runtime_config=SimpleNamespace,
+        get_tensor_profile_shape=lambda name, index: [(1,), (1,), (4,)],
+    )
+    module.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)})
+    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "student.trt"
+    path.write_bytes(b"engine")
+    sha256 = hashlib.sha256(b"engine").hexdigest()
+    info = EngineInfo("tensorrt", "10.3.0", "NVIDIA X, compute capability 8.9", "student.onnx", "0" * 64, sha256, {})
+    manifest = Manifest("student", "tsm-tiny", ("a", "b"), CLIP, "fp32", 18, "0" * 64, "0" * 64, engine=info)
+    engine_manifest_path(path).write_text(manifest.to_json())
+    return path
+
+
+def frames_of(clips: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (clips, *CLIP.shape), dtype=np.uint8)
+
+
+def sums(frames: np.ndarray) -> np.ndarray:
+    return frames.sum((1, 2, 3, 4), dtype=np.float32)[:, None] * np.array([1, 2], np.float32)
+
+
+@pytest.mark.parametrize(("clips", "graphs"), [(1, 1), (2, 0), (4, 1), (5, 2), (11, 2)])
+def test_batches_of_one_and_the_most_are_one_launch(cuda, trt, engine: Path, clips: int, graphs: int) -> None:
+    with open_runner(engine) as runner:
+        for seed in (0, 1):
+            cuda.launched.clear()
+            frames = frames_of(clips, seed)
+            np.testing.assert_array_equal(runner.predict(frames), sums(frames))
+            assert len(cuda.launched) == graphs
+    assert not cuda.memory
+    assert cuda.graphs == [[], []], "both are freed"
+
+
+def test_a_context_that_was_captured_does_nothing_else(cuda, trt, engine: Path) -> None:
+    with open_runner(engine) as runner:
+        for clips in (1, 2, 3, 4):
+            runner.predict(frames_of(clips))
+    batches = [{shape[0] for shape in context.shapes} for context in trt.contexts]
+    assert sorted(batches, key=len) == [{1}, {4}, {2, 3}] or sorted(batches, key=len) == [{4}, {1}, {2, 3}]
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_and_says_so(cuda, trt, engine: Path) -> None:
+    cuda.fail["cudaStreamEndCapture"] = Error.cudaErrorStreamCaptureInvalidated
+    with pytest.warns(UserWarning, match="batches of . without a CUDA graph: .*Invalidated"):
+        runner = open_runner(engine)
+    np.testing.assert_array_equal(runner.predict(frames_of(5)), sums(frames_of(5)))
+    assert cuda.launched == []
+
+
+def test_tensorrt_for_rtx_captures_by_itself(cuda, trt, engine: Path) -> None:
+    trt.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    with open_runner(engine) as runner:
+        np.testing.assert_array_equal(runner.predict(frames_of(1)), sums(frames_of(1)))
+    (context,) = trt.contexts
+    assert context.config.cuda_graph_strategy == "whole"
+    assert cuda.graphs == []
