@@ -3,8 +3,7 @@
 Training's audit, the server and validation read videos through it, so they agree on which frames a video has:
 those the decoder gives before the first damage, in the order they are shown.
 
-FFmpeg's bilinear scaler, when it shrinks, widens its triangle as DALI's antialiased linear filter does; the two differ
-by less than 0.1 grey levels on average, so the server scales straight from the decoder's YUV frames.
+Frames become RGB of their size in ``cpd.scaler``.
 """
 
 from __future__ import annotations
@@ -16,17 +15,15 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, window_indices
 from cpd.container import open_file, reason, time_s
 from cpd.errors import VideoError
 from cpd.packets import PacketIndex, decode_at
+from cpd.scaler import Scaler
 from cpd.stopwatch import Stopwatch
 
-SCALER = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""As DALI's CPU decoder sets FFmpeg's scaler: both then give the same bytes; without them this is 0.6 levels darker."""
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
 
@@ -87,12 +84,12 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
         VideoError: the video has no frame at one of the indices.
     """
     size: dict[str, int] = {}
-    scaler = VideoReformatter()
+    scaler = Scaler()
 
     def rgb(frame: VideoFrame) -> Frames:
         size.setdefault("width", frame.width)
         size.setdefault("height", frame.height)
-        return _rgb(frame, scaler, **size)
+        return _upright(scaler.rgb(frame, **size), frame)
 
     return _frames_at(path, indices, rgb, Stopwatch())
 
@@ -130,7 +127,7 @@ def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | No
     """
     watch = watch or Stopwatch()
     watch.switch("open")
-    scaler = VideoReformatter()
+    scaler = Scaler()
 
     def convert(frame: VideoFrame) -> Frames:
         watch.switch("resize")
@@ -162,14 +159,13 @@ def duration_s(path: Path) -> float:
     return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 
 
-def fit(frame: VideoFrame, spec: ClipSpec, scaler: VideoReformatter) -> Frames:
+def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
 
     Args:
         frame: as the decoder gives it.
         spec: the model's input contract.
-        scaler: kept from frame to frame of one video, since setting one up costs as much as scaling a small frame; it
-            follows when size or format changes. Not for two threads at once.
+        scaler: kept from frame to frame of one video.
 
     Raises:
         VideoError: the frame is too elongated to be resized to the model's short side.
@@ -180,7 +176,7 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: VideoReformatter) -> Frames:
         raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
     top, left = spec.crop_corner(height, width)
-    upright = _rgb(frame, scaler, **size)
+    upright = _upright(scaler.rgb(frame, **size), frame)
     return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
 
 
@@ -229,9 +225,8 @@ def _frames_at(
     return np.stack([found[index] for index in indices.tolist()])
 
 
-def _rgb(frame: VideoFrame, scaler: VideoReformatter, **size: int) -> Frames:
-    """uint8 RGB of a frame, rotated for display. One scaler thread: more cost time on small frames."""
-    pixels = scaler.reformat(frame, format="rgb24", interpolation=SCALER, threads=1, **size).to_ndarray()
+def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
+    """The pixels of a frame, rotated for display."""
     return np.rot90(pixels, _rotation(frame) // 90)
 
 

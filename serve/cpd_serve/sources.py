@@ -13,13 +13,13 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
 from cpd.container import open_file, open_live, reason, time_s
 from cpd.errors import VideoError
+from cpd.scaler import Scaler
 from cpd.video import fit
 
 WAITING_FRAMES = 8
@@ -148,7 +148,7 @@ class Source:
             wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
-        scaler = VideoReformatter()
+        scaler = Scaler()
         try:
             for index, frame in enumerate(container.decode(stream)):
                 if self._lost_since_s is not None:

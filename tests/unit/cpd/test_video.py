@@ -7,12 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from cpd import packets, video
 from cpd.clip import ClipSpec, segment_indices
 from cpd.errors import VideoError
+from cpd.scaler import FLAGS, Scaler
 from cpd.stopwatch import Stopwatch
 
 SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32))
@@ -80,7 +80,7 @@ def test_starting_at_keyframes_gives_the_pixels_of_decoding_it_all(write_video: 
     path = write_video(noise, "libx264", options={"bf": "3", "g": gop})
     indices = segment_indices(np.arange(30) / 25, 4)
     whole = np.stack(
-        [frame.to_ndarray(format="rgb24", interpolation=video.SCALER) for frame in av.open(str(path)).decode(video=0)]
+        [frame.to_ndarray(format="rgb24", interpolation=FLAGS) for frame in av.open(str(path)).decode(video=0)]
     )
     whole = whole[indices]
     np.testing.assert_array_equal(video.read_frames(path, indices), whole)
@@ -90,12 +90,12 @@ def test_starting_at_keyframes_gives_the_pixels_of_decoding_it_all(write_video: 
 
 def test_a_scaler_follows_frames_that_change_size_and_format() -> None:
     rng = np.random.default_rng(0)
-    kept = VideoReformatter()
+    kept = Scaler()
     for height, width, form in ((64, 96, "rgb24"), (90, 70, "yuv420p"), (64, 96, "yuv422p"), (64, 96, "gray")) * 2:
         frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).reformat(
             format=form
         )
-        np.testing.assert_array_equal(video.fit(frame, SPEC, kept), video.fit(frame, SPEC, VideoReformatter()))
+        np.testing.assert_array_equal(video.fit(frame, SPEC, kept), video.fit(frame, SPEC, Scaler()))
 
 
 def test_of_keyframes_alone_only_the_wanted_are_decoded(write_video: WriteVideo) -> None:

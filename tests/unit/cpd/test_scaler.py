@@ -1,0 +1,57 @@
+"""The server's scaler resizes colours as DALI does: between samples first, then with the brightness."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from cpd.scaler import FLAGS, FULL_COLOUR, Scaler
+
+HEIGHT, WIDTH = 96, 128
+
+
+def sharp_colours(form: str) -> VideoFrame:
+    """Blocks of random saturated colours, five pixels wide, so that their edges fall between colour samples."""
+    corners = np.random.default_rng(0).integers(0, 2, (20, 26, 3), dtype=np.uint8) * 255
+    pixels = np.ascontiguousarray(corners.repeat(5, 0).repeat(5, 1)[:HEIGHT, :WIDTH])
+    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=form, interpolation=FLAGS)
+
+
+def rgb_first(frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    """As DALI does it: RGB of the full size, which is then resized."""
+    rgb = frame.reformat(format="rgb24", interpolation=FLAGS)
+    pixels: NDArray[np.uint8] = rgb.reformat(width=width, height=height, interpolation=FLAGS).to_ndarray()
+    return pixels
+
+
+def apart(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Mean difference in grey levels."""
+    return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+@pytest.mark.parametrize("form", sorted(FULL_COLOUR))
+@pytest.mark.parametrize(("width", "height"), [(96, 72), (48, 36), (40, 30), (192, 144), (128, 96)])
+def test_resized_as_rgb_would_be(form: str, width: int, height: int) -> None:
+    frame = sharp_colours(form)
+    pixels = Scaler().rgb(frame, width, height)
+    assert pixels.shape == (height, width, 3)
+    straight = frame.reformat(width=width, height=height, format="rgb24", interpolation=FLAGS).to_ndarray()
+    want = rgb_first(frame, width, height)
+    if (width, height) == (WIDTH, HEIGHT):
+        np.testing.assert_array_equal(pixels, want)
+    else:
+        assert apart(pixels, want) < 0.75 * apart(straight, want)
+
+
+@pytest.mark.parametrize("colour_range", ["mpeg", "jpeg"])
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p"])
+def test_full_colours_keep_range_and_matrix(form: str, colour_range: str) -> None:
+    frame = av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH, 3), (200, 90, 30), np.uint8), format="rgb24").reformat(
+        format=form, interpolation=FLAGS, dst_colorspace="itu709"
+    )
+    frame.colorspace, frame.color_range = 1, {"mpeg": 1, "jpeg": 2}[colour_range]
+    one_colour = frame.reformat(format="rgb24", interpolation=FLAGS).to_ndarray()[0, 0].astype(int)
+    assert np.abs(Scaler().rgb(frame, 96, 72).astype(int) - one_colour).max() <= 1
