@@ -38,5 +38,4 @@ class Scaler:
         if full and resized and frame.width * frame.height < SHRUNK_MUCH * width * height:
             frame = self._colour.reformat(frame, format=full, interpolation=FLAGS, threads=1)
         rgb = self._size.reformat(frame, width, height, "rgb24", interpolation=FLAGS, threads=1)
-        pixels: NDArray[np.uint8] = rgb.to_ndarray()
-        return pixels
+        return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
