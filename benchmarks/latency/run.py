@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from engines import write_ladder
 from score import Recorded, operating_curve, table
 
+from cpd.lock import atomic
 from cpd_serve.bench_check import Gate, Plan, check
 from cpd_serve.bench_decision import centre, interval
 from cpd_serve.bench_machine import machine
@@ -102,7 +104,7 @@ def record(budget_s: float) -> None:
     """Record checks under changing load; goes on where it stopped."""
     plan = np.random.default_rng(2026).permutation([percent for percent, count in CHECKS.items() for _ in range(count)])
     start_s = time.monotonic()
-    done = sum(1 for _ in recorded())
+    done = mend()
     with engines() as made, load(done):
         for index in range(done, len(plan)):
             if time.monotonic() - start_s > budget_s:
@@ -157,14 +159,24 @@ def samples(measured: Rounds) -> dict[str, Any]:
 
 
 def recorded() -> Iterator[dict[str, Any]]:
-    """The checks recorded so far; a last one that was cut short does not count."""
-    if not SAMPLES.exists():
-        return
-    with gzip.open(SAMPLES, "rt") as file:
-        try:
+    """The checks recorded so far."""
+    if SAMPLES.exists():
+        with gzip.open(SAMPLES, "rt") as file:
             yield from map(json.loads, file)
-        except (EOFError, json.JSONDecodeError):
-            return
+
+
+def mend() -> int:
+    """Takes away what a killed recording left of its last check, which hides all behind it; counts the rest."""
+    whole: list[str] = []
+    if SAMPLES.exists():
+        with gzip.open(SAMPLES, "rt") as file, suppress(EOFError, OSError, zlib.error, ValueError):
+            for line in file:
+                json.loads(line)
+                whole.append(line)
+            return len(whole)  # to the end without a fault
+        with atomic(SAMPLES) as draft:
+            draft.write_bytes(b"".join(gzip.compress(line.encode()) for line in whole))
+    return len(whole)
 
 
 if __name__ == "__main__":
