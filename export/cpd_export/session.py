@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,19 @@ PROVIDER = "CPUExecutionProvider"
 class OnnxSession:
     """A graph on the CPU."""
 
-    def __init__(self, model: bytes, name: str) -> None:
+    def __init__(self, model: bytes, name: str, threads: int = 0) -> None:
         """Loads a graph.
 
         Args:
             model: a serialised ONNX model.
             name: what to call it in an error.
+            threads: that compute; 0 for one on each core.
 
         Raises:
             ExportError: onnxruntime refuses it.
         """
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.log_severity_level = FATAL_ONLY
         # Waiting threads that spin take the CPU from the session measured in turns with this one.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -60,6 +63,21 @@ class OnnxSession:
             return list(self._session.run(None, dict(inputs)))
         except Exception as error:
             raise ExportError(f"{self._name}: fails in onnxruntime: {_reason(error)}") from error
+
+    def in_place(self, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """A run that reads these arrays and writes arrays of its own, each time the same: as a stream is served.
+
+        Args:
+            inputs: every input, with a batch of one.
+        """
+        binding, value = self._session.io_binding(), onnxruntime.OrtValue
+        for name, values in inputs.items():
+            binding.bind_ortvalue_input(name, value.ortvalue_from_numpy(values))
+        for node in self._session.get_outputs():
+            binding.bind_ortvalue_output(
+                node.name, value.ortvalue_from_shape_and_type([1, *node.shape[1:]], np.float32)
+            )
+        return partial(self._session.run_with_iobinding, binding)
 
     def logits(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(batch, frames, height, width, 3) uint8 -> (batch, classes) float32."""

@@ -38,7 +38,8 @@ def run(config: Pipeline, run_dir: Path) -> str:
     student = checkpoints["student"]
     clips = test_clips(run_dir, student)
     models = [Model(role, "fp32", export_graph(checkpoints[role].model, config.export.opset)) for role in ROLES]
-    models += reduced_models(models[-1], student, config.export, run_dir)
+    fp32 = models[-1]
+    models += reduced_models(fp32, student, config.export, run_dir)
     sessions = {model.path: OnnxSession(model.graph.SerializeToString(), model.path) for model in models}
     predict: dict[str, Predict] = {role: in_torch(checkpoints[role]) for role in ROLES}
     predict |= {path: session.logits for path, session in sessions.items()}
@@ -58,7 +59,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
             made |= engine_files
     streams = []
     if student.model.spec.causal:
-        stream, data = streaming_file(run_dir, student, config.export.opset, sessions["export/student.onnx"], clips)
+        stream, data = streaming_file(run_dir, student, config.export.opset, fp32.graph, clips)
         streams.append(stream)
         made[stream.path] = data
     replace_files(run_dir, made, files, streams)
