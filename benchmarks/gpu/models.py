@@ -20,7 +20,7 @@ from cpd_export.int8 import Choice, quantise_as
 from cpd_train.models import VideoClassifier, write_checkpoint
 
 OPSET = 18
-CALIBRATION = 8
+CALIBRATION = 4
 """Clips that give batch norms their statistics and int8 its ranges."""
 
 
@@ -43,7 +43,8 @@ def export(role: str, frames: NDArray[np.uint8], setup: Setup) -> Values:
     model = settled(network(role, setup.quick), frames[:CALIBRATION])
     write_checkpoint(setup.folder / f"{role}.safetensors", model, role, LABELS, "0" * 64, 0, 0.0)
     with torch.no_grad():
-        np.save(setup.folder / f"{role}.npy", model(torch.from_numpy(frames)).numpy())
+        logits = torch.cat([model(clip[None]) for clip in torch.from_numpy(frames)])
+        np.save(setup.folder / f"{role}.npy", logits.numpy())
     graph = export_graph(model, OPSET)
     graphs: dict[Precision, onnx.ModelProto] = {
         "fp32": graph,

@@ -29,6 +29,7 @@ OPTIONS = BuildOptions(max_batch=4)
         ("tensorrt_rtx", BuildOptions(hardware_compatible=True), "tensorrt_rtx has no hardware_compatible engines"),
         ("tensorrt_rtx", BuildOptions(compute_capabilities=("9.0",)), "compute capability 9.0 .*8.9"),
         ("tensorrt", BuildOptions(compute_capabilities=("8.9",)), "for the GPU of this machine"),
+        ("tensorrt", BuildOptions(compute_capabilities=(engine.CURRENT,)), "for the GPU of this machine"),
     ],
 )
 def test_what_a_flavour_cannot_do_is_said_before_building(module: str, options: BuildOptions, message: str) -> None:
@@ -39,6 +40,7 @@ def test_what_a_flavour_cannot_do_is_said_before_building(module: str, options: 
 def test_what_a_flavour_can_do_is_allowed() -> None:
     check_options(FLAVOURS["tensorrt"], BuildOptions(version_compatible=True, hardware_compatible=True))
     check_options(RTX, BuildOptions(compute_capabilities=RTX.targets))
+    check_options(RTX, BuildOptions(compute_capabilities=(engine.CURRENT,)))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,12 @@ def test_named_targets_are_built_for(colour_model: Path) -> None:
     assert built.target == "compute capability 8.9, 12.0"
     assert cache == b"", "tensorrt_rtx measures nothing, so it has nothing to remember"
     assert len(built.data) > 0
+
+
+@pytest.mark.skipif(engine.first_gpu() is not None, reason="there is a GPU")
+def test_an_engine_for_the_gpu_at_hand_needs_one(colour_model: Path) -> None:
+    with pytest.raises(ExportError, match=r"tensorrt_rtx cannot build the engine: .*(?i:driver|device)"):
+        build_engine(colour_model.read_bytes(), BuildOptions(compute_capabilities=(engine.CURRENT,)), RTX)
 
 
 def test_too_little_workspace_names_the_setting(write_conv_model: Callable[[], bytes]) -> None:
