@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SAMPLES = RESULTS / "checks.jsonl.gz"
 CALIBRATION = RESULTS / "calibration.json"
-BASE_RUNGS = 86
+BASE_RUNGS = 94
 RUNGS = {0: 0, 3: 3, 7: 7, 10: 10}
 """Rungs to add for a slowdown of this many percent."""
 CHECKS = {0: 200, 3: 100, 7: 100, 10: 100}
