@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,15 @@ def probabilities(logits: Logits) -> NDArray[np.float64]:
     Raises:
         EngineError: a logit is not a finite number.
     """
-    if not np.isfinite(logits).all():
+    if not math.isfinite(logits.sum(dtype=np.float64)):
         raise EngineError(
             "the model gives values that are not numbers for this clip", "serve a file of higher precision"
         )
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    shares = logits.astype(np.float64)
+    shares -= shares.max(axis=1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 def top_labels(shares: NDArray[np.float64], labels: tuple[str, ...], top_k: int) -> list[tuple[str, float]]:

@@ -62,7 +62,8 @@ def open_runner(path: str | Path, provider: str | None = None, threads: int | No
         path: an ``.onnx`` file, or a ``.trt`` engine with its manifest beside it.
         provider: what to run an ONNX file on: cpu, cuda, tensorrt or the full name of an onnxruntime provider. By
             default the GPU where this machine has one and onnxruntime was built for it, else the CPU.
-        threads: how many CPU threads one prediction may use; by default as many as there are CPUs.
+        threads: how many CPU threads one prediction may use; by default as many as there are CPUs, or one for a small
+            model, which more would slow down.
 
     Raises:
         EngineError: the file is missing, damaged or not one of ours, or what it needs is not on this machine.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, segment_indices
-from cpd_serve.labelling import probabilities, top_labels
+from cpd_serve.labelling import probabilities
 from cpd_serve.runner import Frames, Logits, Runner
 from cpd_serve.sources import TimedFrame
 
@@ -238,8 +238,9 @@ class Labeller(Generic[V]):
         changes = []
         for (stream, time_s), share in zip(due, shares, strict=True):
             stream.answers += 1
-            ((best, probability),) = top_labels(stream.smoother.update(time_s, share), self._labels, 1)
-            if best != stream.label:
-                stream.label = best
-                changes.append((stream, Change(time_s, best, probability)))
+            smoothed = stream.smoother.update(time_s, share)
+            best = int(smoothed.argmax())
+            if self._labels[best] != stream.label:
+                stream.label = self._labels[best]
+                changes.append((stream, Change(time_s, stream.label, float(smoothed[best]))))
         return changes

@@ -93,6 +93,12 @@ def test_threads_do_not_spin_and_are_as_many_as_the_cpus() -> None:
     assert onnx_runner.session_options(1).intra_op_num_threads == 1
 
 
+@pytest.mark.parametrize(("flops", "threads"), [(0, usable_cpus()), (1_000_000, 1), (1_000_000_000, usable_cpus())])
+def test_a_small_model_runs_on_one_thread(tmp_path: Path, write_model: WriteModel, flops: int, threads: int) -> None:
+    with onnx_runner.load(write_model(tmp_path / "colours.onnx", flops=flops)) as runner:
+        assert runner._session.get_session_options().intra_op_num_threads == threads
+
+
 def foreign(path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
