@@ -23,6 +23,8 @@ TIMEOUT_S = 10.0
 CAMERA_FORMAT = "v4l2"
 IMAGE_RATE = "12"
 """Frames a second of a folder of images, which stores none; Jester's were taken at this rate."""
+METADATA_ERRORS = "replace"
+"""Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
 PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
 """Formats that name other files to play."""
 
@@ -51,7 +53,7 @@ def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     else:
         name, form, options = f"file:{path}", None, {"protocol_whitelist": "file"}
     try:
-        container = av.open(name, format=form, container_options=options)
+        container = av.open(name, format=form, container_options=options, metadata_errors=METADATA_ERRORS)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
     with container:
@@ -72,7 +74,7 @@ def open_live(name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         if "://" in device:
             # Over UDP, RTSP loses packets and so frames; TCP delivers them all or ends.
             options = {"rtsp_transport": "tcp"} if device.startswith("rtsp") else {}
-            container = av.open(device, timeout=TIMEOUT_S, container_options=options)
+            container = av.open(device, timeout=TIMEOUT_S, container_options=options, metadata_errors=METADATA_ERRORS)
         else:
             container = av.open(device, format=CAMERA_FORMAT)
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -235,6 +235,21 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
         video.read_clip(tmp_path / "pipe.mp4", SPEC)
 
 
+def test_a_title_in_another_encoding_is_no_damage(write_video: WriteVideo, tmp_path: Path) -> None:
+    plain, titled = write_video(ramp(8), "mjpeg"), tmp_path / "titled.avi"
+    with av.open(str(plain)) as source, av.open(str(titled), "w") as copy:
+        copy.metadata["title"] = "Griesse"
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                copy.mux(packet)
+    titled.write_bytes(titled.read_bytes().replace(b"Griesse", "Grüße\0\0".encode("latin-1")))
+    with pytest.raises(UnicodeDecodeError), av.open(str(titled)):
+        pass
+    np.testing.assert_array_equal(video.read_clip(titled, SPEC), video.read_clip(plain, SPEC))
+
+
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
