@@ -73,8 +73,6 @@ def loaded(runtime: str, precision: str, role: str, folder: Path, device: str) -
     onnx = folder / f"{role}.{precision}.onnx"
     if runtime in FLAVOURS:
         return open_runner(engine_of(onnx, runtime)).predict
-    if device == "cuda":
-        import torch  # noqa: F401  # brings the CUDA libraries that onnxruntime was built for
     return open_runner(onnx, PROVIDERS[runtime]).predict
 
 

@@ -5,6 +5,8 @@ A small network waits for the launches of its kernels, and a CUDA graph is one l
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import threading
 import warnings
@@ -51,6 +53,8 @@ def _session(
     path: Path, data: bytes, manifest: Manifest, provider: str, threads: int | None
 ) -> onnxruntime.InferenceSession:
     if provider == TENSORRT:
+        if importlib.util.find_spec("tensorrt") is not None:
+            importlib.import_module("tensorrt")  # loads the libraries of TensorRT that pip installed
         options = tensorrt_options(manifest.clip.shape)
         return open_session(path, data, threads, {TENSORRT: options, CUDA: {}, CPU: {}})
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,7 @@ SHORT_NAMES = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+ON_CUDA = (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"])
 NEXT = "next_"
 """Prefix of the output that is given to the input of the same name with the following frame."""
 Caches = dict[str, NDArray[np.float32]]
@@ -36,7 +39,7 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
     provider = choose_provider(provider)
     data = path.read_bytes()
     manifest = manifest_of(data, str(path))
-    if provider in (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"]) and not manifest.streaming:
+    if provider in ON_CUDA and not manifest.streaming:
         from cpd_serve.cuda_onnx import load_on_device
 
         return load_on_device(path, data, manifest, provider, threads)
@@ -61,6 +64,7 @@ def open_session(
         EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine.
     """
     provider = next(iter(providers))
+    missing = preload() if provider in ON_CUDA else ""
     try:
         session = onnxruntime.InferenceSession(
             data, session_options(threads), providers=[(name, dict(options)) for name, options in providers.items()]
@@ -68,11 +72,21 @@ def open_session(
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
         raise EngineError(f"{path}: cannot be loaded: {reason(error)}", "export it again") from error
     if provider not in session.get_providers():
+        install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
         raise EngineError(
-            f"{path}: {provider} could not be started on this machine", "mend its set-up, or use --provider cpu"
+            f"{path}: {provider} could not be started on this machine" + (f": {missing}" if missing else ""),
+            f"{install}, or use --provider cpu",
         )
     session.disable_fallback()
     return session
+
+
+def preload() -> str:
+    """Loads the CUDA libraries that pip installed, where onnxruntime does not look by itself; says what is missing."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        onnxruntime.preload_dlls()
+    return told.getvalue().partition("\n")[0]
 
 
 class OnnxRunner:

@@ -201,9 +201,11 @@ def _memory_of(role: str) -> Iterator[None]:
     """Turns a GPU's lack of memory into an error that names the setting to lower."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch's, or DALI's, which has no type of its own
+        if "out of memory" not in str(error):
+            raise
         raise TrainingError(
-            f"the GPU has too little memory to train the {role}: {str(error).partition('. ')[0]}",
+            f"the GPU has too little memory to train the {role}: {str(error).partition('. Tried')[0]}",
             f"lower {role}.batch_size",
         ) from error
 

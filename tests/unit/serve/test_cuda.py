@@ -290,6 +290,15 @@ def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
     assert [providers[0][1] for providers in asked] == [{"enable_cuda_graph": "1"}, {}]
 
 
+def test_libraries_that_are_missing_are_named(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas.so.13\nand more"))
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(EngineError) as raised:
+        open_runner(colour_model, "cuda")
+    assert "could not be started on this machine: Failed to load libcublas.so.13" in raised.value.args[0]
+    assert "onnxruntime-gpu[cuda,cudnn]" in raised.value.remedy
+
+
 def test_any_other_refusal_is_an_error(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     providers_asked(monkeypatch, "CUDAExecutionProvider", refuse="no kernel image for this GPU")
     with pytest.raises(EngineError, match="cannot be loaded: no kernel image for this GPU"):

@@ -12,7 +12,7 @@ from cpd.errors import TrainingError
 from cpd_train.common import on_device
 from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
 from cpd_train.distill import Collaboration
-from cpd_train.fit import choose_device, fit
+from cpd_train.fit import _memory_of, choose_device, fit
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift
@@ -94,7 +94,17 @@ def test_networks_in_bf16_leave_every_loss_in_fp32(section):
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters() if parameter.grad is not None)
 
 
-def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB."),
+        RuntimeError(
+            "Error in GPU operator `Resize`: CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory"
+        ),
+    ],
+    ids=["torch", "DALI"],
+)
+def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error):
     config = Pipeline.model_validate(
         {"name": "full", "data": {"rendered": {"train": 1, "validation": 1, "test": 1, "size": 32}},
          "clip": {"frames": 4, "resize": 24, "crop": (24, 24)}, "teacher": {}, "student": {}}
@@ -108,12 +118,17 @@ def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path):
     model = build_model(ModelSpec("tsm-tiny", width=4), len(labels), CLIP)
 
     def step(batch, progress):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB.")
+        raise error
 
-    with pytest.raises(TrainingError, match="train the student: CUDA out of memory") as caught:
+    with pytest.raises(TrainingError, match=r"too little memory to train the student: .*out of memory \(") as caught:
         fit(model, loader, loader, step, Model(epochs=1, batch_size=4), config.augment, seed=0, role="student",
             labels=labels, data_sha256="", folder=tmp_path / "student")  # fmt: skip
     assert caught.value.remedy == "lower student.batch_size"
+
+
+def test_any_other_error_of_a_library_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="shapes do not fit"), _memory_of("student"):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_kernels_are_channels_last_on_a_gpu_alone():
