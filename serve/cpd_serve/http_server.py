@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
 import click
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
 from cpd_serve.http_service import Limits, Service
@@ -15,6 +17,8 @@ from cpd_serve.runner import usable_cpus
 
 CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
+HEAD_S = 10.0
+"""Time in which a client must have said what it wants, after it came or had its last answer."""
 __all__ = ["Limits", "serve"]
 
 
@@ -39,8 +43,33 @@ def serve(
         address, port = listener.getsockname()[:2]
         click.echo(f"{engine} on {runs_on}, {workers} workers: http://{address}:{port}")
         config = uvicorn.Config(
-            Service(engine, provider, workers, limits).app(),
+            Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
             log_level="warning", access_log=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=5,
             lifespan="on", server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
+
+
+class ImpatientProtocol(H11Protocol):
+    """Hangs up on who says nothing, or says it letter by letter: uvicorn itself would keep the connection for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._silent_since_s = self.loop.time()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._silent_since_s = self.loop.time()
+        super().on_response_complete()
+
+    def _watch(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        left_s = HEAD_S if answering else self._silent_since_s + HEAD_S - self.loop.time()
+        if left_s <= 0:
+            self.transport.close()
+        else:
+            self._timer = self.loop.call_later(left_s, self._watch)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
+from cpd_serve.http_server import CONNECTIONS
 
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]
@@ -179,6 +181,21 @@ def test_a_client_that_goes_away_is_no_trouble(server: Server, red: bytes) -> No
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
             raw.sendall(b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + red[:500])
     assert server.ask("/label", red).status == 200
+
+
+@pytest.mark.slow
+def test_clients_that_do_not_say_what_they_want_do_not_keep_others_out(server: Server, red: bytes) -> None:
+    head = b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Le"
+    with ExitStack() as connections:
+        raw = [
+            connections.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            for _ in range(CONNECTIONS)
+        ]
+        for one in raw[::2]:  # the others say nothing at all
+            one.sendall(head)
+        assert server.ask("/health").status == 503
+        assert {one.recv(1) for one in raw} == {b""}, "the server hangs up"
+        assert server.ask("/label", red).status == 200
 
 
 def test_metrics_count(server: Server, red: bytes) -> None:
