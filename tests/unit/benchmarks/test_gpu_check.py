@@ -111,7 +111,9 @@ def rows_of(wait: float = 0.03, step: float = 1.2, engine_ms: float = 0.5, decod
     return [
         measured("training", "method, 720p H.264, NVDEC", waits),
         measured("steps", "method, teacher fresh", {"over KD": step}),
-        measured("student", "torch eager fp32", {latency: 3.0}),
+        measured("student", "torch eager fp32", {latency: 4.0}),
+        measured("student", "torch eager fp16", {latency: 3.0}),
+        measured("student", "tensorrt fp32", {latency: 0.1, "parity": "fail"}),
         measured("student", "tensorrt fp16", {latency: engine_ms}),
         measured("student", "tensorrt_rtx fp32", {latency: 2 * engine_ms}),
         {"part": "student", "name": "tensorrt int8", "not_run": "why"},
