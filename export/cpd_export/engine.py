@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cpd.errors import ExportError
+from cpd.manifest import Precision
 from cpd.tensorrt_log import keep_errors
 from cpd_export.gpu import first_gpu
 
@@ -33,6 +34,8 @@ class Flavour:
     """Compute capabilities that can be named as targets; none where engines are for the GPU they are built on."""
     default_targets: tuple[str, ...] = ()
     """What it builds for if no target is named; a + means later ones too."""
+    half_targets: tuple[str, ...] = ()
+    """Targets for which it can multiply matrices in fp16 alone."""
 
 
 CURRENT = "current"
@@ -49,11 +52,16 @@ FLAVOURS = {
             compatible=False,
             targets=("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"),
             default_targets=("8.0", "8.6", "8.9", "12.0+"),
+            half_targets=("7.5",),
         ),
         Flavour("tensorrt_lean", "tensorrt_lean_cu13", builds=False, needs_gpu=True, compatible=False, targets=()),
     )
 }
 """In the order in which ``choose_flavour`` tries them."""
+
+
+HARDWARE_COMPATIBLE_FROM = 8
+"""First compute capability (its major number: Ampere) that such engines can be built on and for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,13 @@ class BuiltEngine:
     """GPU and compute capability it was built on, or the capabilities it was built for."""
 
 
-def choose_flavour(options: BuildOptions, module: str | None = None) -> Flavour:
+def choose_flavour(options: BuildOptions, module: str | None = None, precision: Precision = "fp32") -> Flavour:
     """The flavour asked for, or the first that is installed and can build here.
+
+    Args:
+        options: how to build.
+        module: a key of FLAVOURS, or None for any.
+        precision: of the graph to build from.
 
     Raises:
         ExportError: none can, or the flavour cannot do what the options ask; says which and why.
@@ -106,7 +119,7 @@ def choose_flavour(options: BuildOptions, module: str | None = None) -> Flavour:
             "no engine can be built here: " + "; ".join(obstacles.values()),
             f"pip install {FLAVOURS['tensorrt_rtx'].package}, which needs no GPU to build",
         )
-    check_options(usable[0], options)
+    check_options(usable[0], options, precision)
     return usable[0]
 
 
@@ -121,11 +134,11 @@ def obstacle(flavour: Flavour) -> str:
     return ""
 
 
-def check_options(flavour: Flavour, options: BuildOptions) -> None:
+def check_options(flavour: Flavour, options: BuildOptions, precision: Precision = "fp32") -> None:
     """Refuses what a flavour cannot do before anything is built.
 
     Raises:
-        ExportError: an option the flavour does not have.
+        ExportError: an option the flavour does not have, or not on this GPU, or not for this precision.
     """
     if not flavour.compatible and (options.version_compatible or options.hardware_compatible):
         named = "version_compatible" if options.version_compatible else "hardware_compatible"
@@ -135,6 +148,13 @@ def check_options(flavour: Flavour, options: BuildOptions) -> None:
             if flavour.targets
             else "leave it out",
         )
+    gpu = first_gpu() if flavour.needs_gpu and options.hardware_compatible else None
+    if gpu is not None and int(gpu.capability.partition(".")[0]) < HARDWARE_COMPATIBLE_FROM:
+        raise ExportError(
+            f"{flavour.module} makes hardware_compatible engines on GPUs from compute capability "
+            f"{HARDWARE_COMPATIBLE_FROM}.0 on, and this is {gpu.name} of {gpu.capability}",
+            "leave it out, or build on another GPU",
+        )
     known = (*flavour.targets, CURRENT) if flavour.targets else ()
     unknown = [target for target in options.compute_capabilities if target not in known]
     if unknown:
@@ -142,6 +162,12 @@ def check_options(flavour: Flavour, options: BuildOptions) -> None:
         raise ExportError(
             f"{flavour.module} cannot be told to build for compute capability {unknown[0]}",
             listed if known else "it builds for the GPU of this machine; leave the targets out",
+        )
+    half = [target for target in options.compute_capabilities if target in flavour.half_targets]
+    if half and precision != "fp16":
+        raise ExportError(
+            f"{flavour.module} has no {precision} engines for compute capability {half[0]}, which it serves fp16 alone",
+            f"leave {half[0]} out, or use the engine of the fp16 model",
         )
 
 

@@ -39,7 +39,7 @@ def engine_of(onnx: Path, data: bytes, options: BuildOptions, module: str | None
         ExportError: no engine can be built here, or not from this file.
     """
     manifest = manifest_of(data, str(onnx))
-    flavour = choose_flavour(options, module)
+    flavour = choose_flavour(options, module, manifest.precision)
     cache = onnx.with_name(f"{flavour.module}.timing.cache")
     built, timings = build_engine(data, options, flavour, cache.read_bytes() if cache.is_file() else b"")
     if timings:

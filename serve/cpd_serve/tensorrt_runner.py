@@ -47,7 +47,10 @@ class TensorRtRunner:
         trt = importlib.import_module(self.runtime)
         check_version(path, info, trt.__version__)
         self._log = keep_errors(trt)
-        self._engine = trt.Runtime(self._log).deserialize_cuda_engine(path.read_bytes())
+        runtime = trt.Runtime(self._log)
+        # A version-compatible engine brings the lean runtime along that runs it: code, which TensorRT asks leave for.
+        runtime.engine_host_code_allowed = bool(info.options.get("version_compatible"))
+        self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             reason = self._log.last or "TensorRT gave no reason"
             raise EngineMismatchError(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cpd.dataset import file_sha256
 from cpd.errors import EngineError, ExportError
-from cpd.manifest import SEAL, Manifest, _digest, engine_manifest_path
+from cpd.manifest import SEAL, Manifest, Precision, _digest, engine_manifest_path
 from cpd_export import engine
 from cpd_export.engine import FLAVOURS, BuildOptions, build_engine, check_options, choose_flavour
 from cpd_export.engine_file import make_engine, rebuild
@@ -39,7 +39,22 @@ def test_what_a_flavour_cannot_do_is_said_before_building(module: str, options: 
 
 def test_what_a_flavour_can_do_is_allowed() -> None:
     check_options(FLAVOURS["tensorrt"], BuildOptions(version_compatible=True, hardware_compatible=True))
-    check_options(RTX, BuildOptions(compute_capabilities=RTX.targets))
+    check_options(RTX, BuildOptions(compute_capabilities=RTX.targets), "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_gpu_without_matrix_products_in_fp32_is_named(precision: Precision) -> None:
+    with pytest.raises(ExportError, match=rf"no {precision} engines for compute capability 7\.5"):
+        check_options(RTX, BuildOptions(compute_capabilities=("8.9", "7.5")), precision)
+
+
+def test_a_gpu_too_old_for_compatible_engines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = BuildOptions(hardware_compatible=True)
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a Turing GPU", "7.5"))
+    with pytest.raises(ExportError, match=r"capability 8\.0 on, and this is a Turing GPU of 7\.5"):
+        check_options(FLAVOURS["tensorrt"], options)
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a Hopper GPU", "9.0"))
+    check_options(FLAVOURS["tensorrt"], options)
     check_options(RTX, BuildOptions(compute_capabilities=(engine.CURRENT,)))
 
 
