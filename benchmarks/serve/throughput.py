@@ -2,26 +2,31 @@
 
     python benchmarks/serve/throughput.py runs/motion --videos '../shared/data/handwash/*/*.mp4'
 
-"Decoding alone" is the same reader with the same number of workers and nothing after it; "PyAV, every frame" decodes
-all frames with as many workers and looks at none. Each is measured in every round, in random order.
+"Decoding alone" is the same reader with the same number of workers and nothing after it: in threads, as a script would
+have it, and in processes, as cpd-serve works on a CPU. "PyAV, every frame" decodes all frames in as many threads and
+looks at none. The torch loop has one thread of Python, and torch's own. Each is measured in every round, in random
+order.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 
+from cpd.clip import ClipSpec
 from cpd.dataset import read_clips
 from cpd.video import read_clip
-from cpd_serve.batch import label_videos
 from cpd_serve.environment import cpu_name
+from cpd_serve.forked import label_videos_forked
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import Question
 from cpd_serve.runner import open_runner, usable_cpus
@@ -41,9 +46,10 @@ def main() -> None:
     with open_runner(arguments.run_dir / "export/student.onnx", threads=1) as runner:
         spec = runner.manifest.clip
         loops: dict[str, Callable[[], object]] = {
-            "decoding alone": lambda: in_threads(lambda video: read_clip(video, spec), videos, workers),
+            "decoding alone, threads": lambda: in_threads(lambda video: read_clip(video, spec), videos, workers),
+            "decoding alone, processes": lambda: in_processes(spec, videos, workers),
             "PyAV, every frame": lambda: in_threads(decode_all, videos, workers),
-            "cpd-serve": lambda: list(label_videos(runner, videos, workers, Question(top_k=1))),
+            "cpd-serve": lambda: list(label_videos_forked(runner, videos, workers, Question(top_k=1))),
             "torch, one thread of Python": torch_loop(arguments.run_dir, videos),
         }
         for loop in loops.values():
@@ -65,6 +71,16 @@ def in_threads(work: Callable[[Path], object], videos: Iterable[Path], workers: 
     with ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(work, videos):
             pass
+
+
+def in_processes(spec: ClipSpec, videos: Sequence[Path], workers: int) -> None:
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        for _ in pool.imap(partial(read_and_drop, spec=spec), videos, chunksize=4):
+            pass
+
+
+def read_and_drop(video: Path, spec: ClipSpec) -> None:
+    read_clip(video, spec)
 
 
 def decode_all(video: Path) -> None:
