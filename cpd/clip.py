@@ -42,9 +42,11 @@ class ClipSpec:
     """Order of the model's input: uint8 (batch, frames, height, width, RGB)."""
 
     def __post_init__(self) -> None:
+        sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize)
+        if not all(type(count) is int for count in (self.frames, *sides, *self.crop)):
+            raise ValueError(f"frames, resize and crop must be whole, got {self.frames}, {self.resize} and {self.crop}")
         if self.frames < 1:
             raise ValueError(f"frames must be at least 1, got {self.frames}")
-        sides = (self.resize,) if isinstance(self.resize, int) else tuple(self.resize)
         if len(sides) not in (1, 2) or min(sides) < 1:
             raise ValueError(f"resize must be a short side or (height, width), at least 1, got {self.resize}")
         if len(self.crop) != 2 or min(self.crop) < 1:
@@ -58,6 +60,10 @@ class ClipSpec:
             raise ValueError(f"normalise must be dataset or clip, got {self.normalise!r}")
         if self.colour not in ("rgb", "grey"):
             raise ValueError(f"colour must be rgb or grey, got {self.colour!r}")
+        if (self.sampling, self.layout) != ("segments", "NFHWC"):
+            raise ValueError(f"sampling {self.sampling!r} in layout {self.layout!r} is not known here")
+        if not np.isfinite((*self.mean, *self.std)).all():
+            raise ValueError(f"mean and std must be numbers, got {self.mean} and {self.std}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three values, std above 0, got {self.mean} and {self.std}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,6 +22,9 @@ SEAL = "sha256"
 """Key of the digest of everything else in the JSON."""
 ONNX_NAME = re.compile(r"[^/\\:\0]+\.onnx")
 """A file name in the same folder, on any system."""
+DAY_MS = 86_400_000
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""A digest in hexadecimal."""
 
 Role = Literal["teacher", "student"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -144,23 +146,34 @@ def _check(values: dict[str, Any]) -> None:
     for name in ("opset", "parameters", "flops"):
         if type(values.get(name, 0)) is not int or values.get(name, 0) < 0:
             raise ValueError(f"{name} must be a count, got {values[name]!r}")
-    for name in ("model", "checkpoint_sha256", "data_sha256", "graph_sha256"):
-        if not isinstance(values.get(name, ""), str):
-            raise ValueError(f"{name} must be text, got {values[name]!r}")
-    for name in ("accuracy", "latency_ms"):
-        if not all(
-            isinstance(number, int | float) and math.isfinite(number) for number in values.get(name, {}).values()
-        ):
-            raise ValueError(f"{name} must hold numbers")
+    if not isinstance(values["model"], str) or not _texts(values.get("versions", {})):
+        raise ValueError("model must be text, and so must versions")
+    for name in ("checkpoint_sha256", "data_sha256", "graph_sha256"):
+        if values.get(name, "") != "":  # empty where it was not recorded
+            _check_digest(name, values[name])
+    for name, largest in (("accuracy", 1), ("latency_ms", DAY_MS)):
+        if not all(type(number) in (int, float) and 0 <= number <= largest for number in values.get(name, {}).values()):
+            raise ValueError(f"{name} must hold numbers from 0 to {largest}")
     if type(values.get("streaming", False)) is not bool:
         raise ValueError(f"streaming must be true or false, got {values['streaming']!r}")
 
 
+def _texts(values: dict[str, Any]) -> bool:
+    return all(isinstance(value, str) for value in values.values())
+
+
+def _check_digest(name: str, value: object) -> None:
+    if not isinstance(value, str) or not SHA256.fullmatch(value):
+        raise ValueError(f"{name} must be a SHA-256, got {value!r}")
+
+
 def _engine_info(values: dict[str, Any]) -> EngineInfo:
     _refuse_unknown(values, EngineInfo)
-    texts = [name for name in values if name != "options"]
-    if not all(isinstance(values[name], str) for name in texts) or not isinstance(values.get("options", {}), dict):
+    texts = {name: value for name, value in values.items() if name != "options"}
+    if not _texts(texts) or not isinstance(values.get("options", {}), dict):
         raise ValueError("engine must hold text, and its options a mapping")
     if not ONNX_NAME.fullmatch(values["onnx"]):
         raise ValueError(f"engine.onnx must be a file name in the same folder, got {values['onnx']!r}")
+    for name in ("onnx_sha256", "engine_sha256"):
+        _check_digest(f"engine.{name}", values[name])
     return EngineInfo(**values)

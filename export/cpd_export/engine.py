@@ -82,6 +82,9 @@ class BuildOptions:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
+        for name in ("version_compatible", "hardware_compatible"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}

@@ -72,7 +72,7 @@ def test_the_specification_survives_json() -> None:
         ({"frames": 0}, "frames must be at least 1"),
         ({"resize": 100, "crop": (112, 112)}, "larger than the resized frame"),
         ({"std": (0.2, 0.2, 0.0)}, "std above 0"),
-        ({"colour": "grey"}, "unknown keys in a clip specification: colour"),
+        ({"fps": 25}, "unknown keys in a clip specification: fps"),
     ],
 )
 def test_impossible_specifications_are_refused(values: dict[str, object], message: str) -> None:

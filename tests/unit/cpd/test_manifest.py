@@ -74,7 +74,20 @@ def test_anything_else_is_no_manifest(text: str) -> None:
         ({"opset": True}, "opset must be a count"),
         ({"model": 3}, "model must be text"),
         ({"accuracy": {"top1": "high"}}, "accuracy must hold numbers"),
+        ({"accuracy": {"top1": 10**400}}, "accuracy must hold numbers from 0 to 1"),
+        ({"accuracy": {"top1": True}}, "accuracy must hold numbers"),
         ({"latency_ms": {"p50": float("nan")}}, "latency_ms must hold numbers"),
+        ({"latency_ms": {"p50": -1}}, "latency_ms must hold numbers from 0"),
+        ({"versions": {"torch": 2.13}}, "so must versions"),
+        ({"checkpoint_sha256": "../student"}, "checkpoint_sha256 must be a SHA-256, got '../student'"),
+        ({"data_sha256": "A" * 64}, "data_sha256 must be a SHA-256"),
+        ({"clip": {"frames": 1.5}}, "frames, resize and crop must be whole"),
+        ({"clip": {"frames": float("inf")}}, "frames, resize and crop must be whole"),
+        ({"clip": {"crop": [True, 8]}}, "frames, resize and crop must be whole"),
+        ({"clip": {"mean": [0.5, float("nan"), 0.5]}}, "mean and std must be numbers"),
+        ({"clip": {"mean": ["a", 0.5, 0.5]}}, "its manifest cannot be used"),
+        ({"clip": {"layout": "NCHW"}}, "layout 'NCHW' is not known here"),
+        ({"clip": {"sampling": ["dense"]}}, "is not known here"),
         ({"streaming": "yes"}, "streaming must be true or false"),
         ({"clip": {"frames": 0}}, "frames must be at least 1"),
         ({"clip": {"fps": 3}}, "unknown keys in a clip specification: fps"),
@@ -107,6 +120,13 @@ def test_impossible_values_are_named_even_under_a_right_seal(changes: dict[str, 
 def test_an_engine_names_a_model_beside_it_and_nothing_elsewhere(name: str) -> None:
     engine = json.loads(TEXT)["engine"] | {"onnx": name}
     with pytest.raises(EngineError, match=r"engine\.onnx must be a file name in the same folder"):
+        Manifest.from_json(sealed(engine=engine), "it")
+
+
+@pytest.mark.parametrize("digest", ["", "2" * 63, "/etc/passwd"])
+def test_an_engine_is_known_by_a_whole_digest(digest: str) -> None:
+    engine = json.loads(TEXT)["engine"] | {"engine_sha256": digest}
+    with pytest.raises(EngineError, match=r"engine\.engine_sha256 must be a SHA-256"):
         Manifest.from_json(sealed(engine=engine), "it")
 
 

@@ -215,7 +215,9 @@ def test_nothing_is_built_again_from_nothing(tmp_path: Path) -> None:
         rebuild(tmp_path / "student.trt")
 
 
-@pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_batch": "many"}, {"workspace_bytes": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"max_batch": 0}, {"max_batch": "many"}, {"workspace_bytes": 1.5}, {"version_compatible": "yes"}]
+)
 def test_impossible_options_in_a_manifest_are_an_error(colour_model: Path, options: dict[str, object]) -> None:
     path = colour_model.with_suffix(".trt")
     make_engine(colour_model, path, OPTIONS)
