@@ -23,6 +23,7 @@ from cpd_export.proofs import LOGIT_LIMIT, Frames, Logits, Proof, at_most, large
 from cpd_export.session import OnnxSession
 from cpd_export.timing import in_turns, percentiles_ms
 from cpd_train.models import VideoClassifier
+from cpd_train.models.classifier import in_grey
 from cpd_train.models.shift import Shift, shifted_channels
 
 FRAME_COST_MAX = 8 / 6
@@ -44,8 +45,13 @@ def export_stream(model: VideoClassifier, opset: int) -> StreamGraph:
     """Exports a causal model frame by frame; every input but ``frame`` starts as zeros.
 
     Raises:
-        ExportError: the model is not causal, so it would have to know the frame to come.
+        ExportError: the model is not causal, or normalises a whole clip, so it would have to know the frame to come.
     """
+    if model.clip.normalise == "clip":
+        raise ExportError(
+            f"{model.spec.model} normalises whole clips and cannot run frame by frame",
+            "train it with clip.normalise: dataset",
+        )
     if not model.spec.causal:
         raise ExportError(
             f"{model.spec.model} looks ahead and cannot run frame by frame", "train it with student.causal: true"
@@ -120,8 +126,8 @@ class StreamingClassifier(nn.Module):
 
     def __init__(self, model: VideoClassifier) -> None:
         super().__init__()
-        self.frames, self.labels = model.clip.frames, model.labels
-        self.mean, self.std = model.mean, model.std
+        self.frames, self.labels, self.grey = model.clip.frames, model.labels, model.clip.colour == "grey"
+        self.mean, self.std, self.luma = model.mean, model.std, model.luma
         self.backbone = copy.deepcopy(model.backbone)
         self._caches = _Caches()
         self._height_width = model.clip.crop
@@ -134,7 +140,10 @@ class StreamingClassifier(nn.Module):
         """frame: (batch, height, width, 3) uint8; state as ``empty_state`` -> logits: (batch, labels), next state."""
         history, seen, *caches = state
         self._caches.start(caches)
-        images = (frame.to(self.mean.dtype).permute(0, 3, 1, 2) - self.mean) / self.std
+        pixels = frame.to(self.mean.dtype)
+        if self.grey:
+            pixels = in_grey(pixels, self.luma)
+        images = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std
         newest = self.backbone.head(self.backbone.stages(images)[-1])
         history = torch.cat([history[:, 1:], newest[:, None]], 1)
         seen = (seen + 1).clamp(max=float(self.frames))

@@ -1,6 +1,11 @@
-"""A model that normalises each clip by its own mean and spread is exported like any other, in every precision."""
+"""A model that normalises each clip by its own mean and spread is exported like any other, in every precision.
+
+So is one that sees grey, and one that sees grey frame by frame.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,24 +15,31 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cpd.clip import ClipSpec
+from cpd.errors import ExportError
 from cpd_export.engine import FLAVOURS, BuildOptions, build_engine
 from cpd_export.graph import export_graph, preprocessing
 from cpd_export.half import half_graph
 from cpd_export.int8 import quantise
 from cpd_export.session import OnnxSession
+from cpd_export.stream import export_stream, run_stream
 from cpd_export.support import support
 from cpd_train.models import ModelSpec, VideoClassifier, build_model
 
 SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32), normalise="clip")
+GREY = replace(SPEC, colour="grey")
 LARGEST_HALF = 65504
 LOGIT_DIFFERENCE = {"fp32": 1e-4, "fp16": 2e-3, "int8": 0.5}
 """Of logits between -4 and 4."""
 
 
-@pytest.fixture(scope="module")
-def model() -> VideoClassifier:
+@pytest.fixture(scope="module", params=[SPEC, GREY], ids=["rgb", "grey"])
+def model(request: pytest.FixtureRequest) -> VideoClassifier:
+    return classifier(request.param)
+
+
+def classifier(clip: ClipSpec, causal: bool = False) -> VideoClassifier:
     torch.manual_seed(0)
-    built = build_model(ModelSpec("tsm-tiny", width=8, blocks=1), 3, SPEC).eval()
+    built = build_model(ModelSpec("tsm-tiny", width=8, blocks=1, causal=causal), 3, clip).eval()
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -86,3 +98,19 @@ def test_mean_and_spread_are_fp32_in_every_precision(graphs: dict[str, onnx.Mode
     assert "ReduceMean" in before
     assert half == sorted([*before, "Cast"]), "one cast to fp16, after the last of them"
     assert int8 == sorted([*before, "QuantizeLinear", "DequantizeLinear"]), "one pair, after the last of them"
+
+
+def test_grey_is_grey_frame_by_frame_too() -> None:
+    model = classifier(replace(GREY, normalise="dataset"), causal=True)
+    stream = OnnxSession(export_stream(model, 18).proto.SerializeToString(), "stream")
+    clips = CLIPS["usual"]
+    with torch.inference_mode():
+        want = model(torch.from_numpy(clips)).numpy()
+    np.testing.assert_allclose(run_stream(stream, clips), want, atol=1e-4)
+    grey = np.repeat(np.rint(clips @ [0.299, 0.587, 0.114]).astype(np.uint8)[..., None], 3, -1)
+    assert np.abs(run_stream(stream, grey) - want).max() < 0.05, "colours are seen after all"
+
+
+def test_a_whole_clips_mean_is_not_known_frame_by_frame() -> None:
+    with pytest.raises(ExportError, match=r"normalises whole clips .*clip\.normalise: dataset"):
+        export_stream(classifier(SPEC, causal=True), 18)

@@ -90,8 +90,7 @@ class VideoClassifier(nn.Module):
         # cast first: TensorRT knows uint8 as the type of an input alone
         pixels = frames.to(self.mean.dtype)
         if self.clip.colour == "grey":
-            luma = (pixels * self.luma).sum(4, keepdim=True)
-            pixels = torch.cat([luma, luma, luma], 4)
+            pixels = in_grey(pixels, self.luma)
         if self.clip.normalise == "clip":
             pixels = pixels - _mean_of_clip(pixels)
             spread = _mean_of_clip(pixels.square()).sqrt()
@@ -116,6 +115,12 @@ def _mean_of_clip(pixels: Tensor) -> Tensor:
     """(batch, frames, height, width, 3) -> (batch, 1, 1, 1, 1), in steps: in one, sums of some hundred thousand numbers
     lose digits, and each runtime loses others."""
     return pixels.mean((3, 4), keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+
+
+def in_grey(pixels: Tensor, luma: Tensor) -> Tensor:
+    """(..., 3) RGB -> (..., 3) of which all three are the brightness; luma: the shares of R, G and B."""
+    grey = (pixels * luma).sum(-1, keepdim=True)
+    return torch.cat([grey, grey, grey], -1)
 
 
 Backbone = ResNet | MobileNetV2
