@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -122,6 +123,22 @@ def test_a_reader_that_goes_away_is_no_crash(colour_model: Path, red: Path) -> N
         process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_being_stopped_leaves_no_worker(colour_model: Path, red: Path, number: signal.Signals) -> None:
+    command = [*SERVE, "--engine", str(colour_model), *[str(red)] * 5000, "--json", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(workers) == 2
+        process.send_signal(number)
+        assert "Traceback" not in process.communicate(timeout=30)[1]
+    deadline_s = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline_s, "a worker outlives its parent"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["http", "--help"]])
