@@ -53,3 +53,9 @@ def evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
     if len(clips) <= count:
         return list(clips)
     return [clips[index] for index in np.linspace(0, len(clips) - 1, count).round().astype(int).tolist()]
+
+
+def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
+    """The clips that are not among the others."""
+    paths = {clip.path for clip in others}
+    return [clip for clip in clips if clip.path not in paths]

@@ -79,7 +79,9 @@ def export_quietly(
                 verbose=False,
             )
         except Exception as error:  # the exporter's errors share no parent of their own
-            raise ExportError(f"{name} cannot be exported in opset {opset}: {first_line(error)}") from error
+            raise ExportError(
+                f"{name} cannot be exported in opset {opset}: {first_line(error.__cause__ or error)}"
+            ) from error
     if program is None:
         raise ExportError(f"{name} cannot be exported in opset {opset}: torch gave no program")
     return program.model_proto

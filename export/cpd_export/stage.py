@@ -10,7 +10,7 @@ from cpd.config import Export, Pipeline
 from cpd.dataset import Clip, read_clips
 from cpd.errors import ExportError
 from cpd.manifest import engine_manifest_path
-from cpd_export.decoders import evenly
+from cpd_export.decoders import evenly, without
 from cpd_export.engine import BuildOptions
 from cpd_export.engine_file import engine_of
 from cpd_export.files import ExportedFile, engine_path, replace_files
@@ -25,7 +25,7 @@ from cpd_export.timing import Samples, in_turns, is_faster
 from cpd_train.models import Checkpoint
 
 HELD_OUT_CLIPS = 64
-"""Most validation clips that judge how int8 is made."""
+"""Most clips that judge how int8 is made: of validation, or else of training such as calibrate nothing."""
 
 
 def run(config: Pipeline, run_dir: Path) -> str:
@@ -74,9 +74,14 @@ def reduced_models(fp32: Model, checkpoint: Checkpoint, settings: Export, run_di
     if "int8" in settings.precisions:
         spec, table = checkpoint.model.clip, run_dir / "data/clips.csv"
         training = read_clips(table, "train")
-        calibration = read_batch(evenly(training, settings.calibration_clips), spec)
-        held_out = read_batch(evenly(read_clips(table, "validation") or training, HELD_OUT_CLIPS), spec)
-        found = quantise(fp32.graph, calibration, held_out, checkpoint.flops)
+        shown = evenly(training, settings.calibration_clips)
+        held_out = read_clips(table, "validation") or without(training, shown) or training
+        found = quantise(
+            fp32.graph,
+            read_batch(shown, spec),
+            read_batch(evenly(held_out, HELD_OUT_CLIPS), spec),
+            checkpoint.flops,
+        )
         models.append(Model("student", "int8", found.graph, found.to_dict()))
     return models
 
