@@ -175,7 +175,7 @@ def expected_signature(clip: ClipSpec, labels: int) -> Signature:
     ]
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
