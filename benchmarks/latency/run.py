@@ -26,7 +26,6 @@ from typing import Any
 import click
 import numpy as np
 from engines import write_ladder
-from score import Recorded, operating_curve, table
 
 from cpd.lock import atomic
 from cpd_serve.bench_check import Gate, Plan, check
@@ -136,6 +135,9 @@ def record(budget_s: float) -> None:
 @main.command()
 def score() -> None:
     """Score cpd-bench and other rules on the recorded samples."""
+    # Here, as the processes of each check import this file again, and scipy takes longer than all else.
+    from score import Recorded, operating_curve, table
+
     checks = [Recorded.of(entry) for entry in recorded()]
     median_s = np.median([check.elapsed_s for check in checks])
     lines = [

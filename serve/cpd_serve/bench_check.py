@@ -203,8 +203,8 @@ def told_start(metric: Metric, opened: Opened) -> float:
 
 def exact(ratio: float, limit_fraction: float) -> Decision:
     """The decision on something that is known without error."""
-    change = ratio - 1
-    return Decision("pass" if change <= limit_fraction else "fail", change, (change, change), 1)
+    change = ratio - 1  # 1.05 - 1 is above 0.05 in floats: what lies on the limit is within it
+    return Decision("pass" if change <= limit_fraction + 1e-9 else "fail", change, (change, change), 1)
 
 
 def judged_gate(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, elapsed_s: float) -> Judged:

@@ -11,7 +11,7 @@ import click
 
 from cpd.dataset import file_sha256
 from cpd.errors import CpdError
-from cpd_serve.bench_baseline import Baseline, check_recorded, read_baseline, record, write_baseline
+from cpd_serve.bench_baseline import check_recorded, read_baseline, record, write_baseline
 from cpd_serve.bench_check import Check, Gate, Plan, check
 from cpd_serve.bench_decision import centre
 from cpd_serve.bench_history import Run, append, current_commit, now
@@ -69,7 +69,7 @@ def run_check(
         if path is not None:
             write_report(path, text)
     if history is not None and outcome.measured.rounds:
-        append(history, run_of(outcome, against, commit))
+        append(history, run_of(outcome, against, measured(new, percentile, here), commit))
     return EXIT_CODES[outcome.verdict]
 
 
@@ -86,15 +86,16 @@ def run_record(
 ) -> None:
     """Records a baseline file."""
     named = current_commit() if commit is None else commit
-    baseline = record(
-        engine_of(engine, **how), percentile=percentile, rounds=rounds, max_s=max_s, seed=seed, commit=named
-    )
+    timed = engine_of(engine, **how)
+    baseline = record(timed, percentile=percentile, rounds=rounds, max_s=max_s, seed=seed, commit=named)
     write_baseline(output, baseline)
     assert baseline.engine.latency is not None  # a baseline without rounds is refused
     p50_ms = baseline.engine.latency.p50_ms
     click.echo(f"{output}: {p50_ms:.3g} ms at the median of {len(baseline.rounds)} rounds")
     if history is not None:
-        append(history, Run(now(), named, str(engine), REFERENCE_NAME, level(baseline), p50_ms, "recorded"))
+        how_measured = measured(timed, percentile, baseline.machine)
+        level = centre(Rounds(baseline.rounds).log_ratios(lambda each: log_ratio(each, percentile)))
+        append(history, Run(now(), named, str(engine), REFERENCE_NAME, how_measured, level, p50_ms, "recorded"))
 
 
 def engine_of(path: Path, start: str, video: Path | None, batch: int, threads: int, provider: str | None) -> Engine:
@@ -106,17 +107,20 @@ def engine_of(path: Path, start: str, video: Path | None, batch: int, threads: i
     return Engine(path, provider, threads, batch, video if start == "clip" else None)
 
 
-def run_of(outcome: Check, against: str, commit: str | None) -> Run:
+def measured(engine: Engine, percentile: float, here: dict[str, Any]) -> str:
+    """What the ratio of a run is of, in words; ``here`` is the machine."""
+    return (
+        f"p{percentile:g} of {here['from']}, batch {engine.batch}, threads {engine.threads}, "
+        f"{here['provider']} on {here['gpu'] or here['cpu']}"
+    )
+
+
+def run_of(outcome: Check, against: str, how_measured: str, commit: str | None) -> Run:
     """A check as a line of a history."""
     p50_ms = outcome.new.latency.p50_ms if outcome.new.latency else math.nan
     ratios = outcome.measured.log_ratios(lambda timed: log_ratio(timed, outcome.plan.percentile))
     named = current_commit() if commit is None else commit
-    return Run(now(), named, outcome.new.path, against, centre(ratios), p50_ms, outcome.verdict)
-
-
-def level(baseline: Baseline) -> float:
-    """log(engine / reference workload) of a recorded baseline's medians."""
-    return centre(Rounds(baseline.rounds).log_ratios(lambda timed: log_ratio(timed, 50)))
+    return Run(now(), named, outcome.new.path, against, how_measured, centre(ratios), p50_ms, outcome.verdict)
 
 
 def show_progress(rounds: Rounds) -> None:

@@ -36,6 +36,8 @@ class Run:
     engine: str
     against: str
     """SHA-256 of the baseline that the ratio is taken against, or "reference workload"."""
+    measured: str
+    """What the ratio is of, and how it was measured, such as "p50 of frames, batch 1, threads 1, cpu"."""
     log_ratio: float
     p50_ms: float
     status: str
@@ -67,11 +69,11 @@ def read(path: Path) -> list[Run]:
     return runs
 
 
-def series(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that can be compared with each other, by what they were measured against."""
-    found: dict[str, list[Run]] = {}
+def series(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """The runs that can be compared with each other, by what they were measured against and how."""
+    found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        found.setdefault(run.against, []).append(run)
+        found.setdefault((run.against, run.measured), []).append(run)
     return found
 
 
@@ -108,8 +110,8 @@ def change_points(log_ratios: Sequence[float]) -> list[int]:
 def as_text(runs: Sequence[Run]) -> str:
     """A table of every series with its change points, and between which commits to bisect."""
     lines = []
-    for against, members in series(runs).items():
-        lines.append(f"against {against[:12] if len(against) == 64 else against}")
+    for (against, measured), members in series(runs).items():
+        lines.append(f"{measured}, against {against[:12] if len(against) == 64 else against}")
         values = [run.log_ratio for run in members]
         starts = change_points(values)
         highest = max(abs(value) for value in values) or 1.0

@@ -21,15 +21,18 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineError
 from cpd.manifest import Manifest
-from cpd_serve.bench_counters import energy_j
+from cpd_serve.bench_counters import energy_j, thread_waiting
 from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
+
+if TYPE_CHECKING:
+    from cpd_serve.runner import Runner
 
 PROBE_STEPS = 4000
 """Fixed work of about 0.1 ms between turns: it tells whether the core itself runs as fast as before."""
@@ -72,7 +75,8 @@ class Timed:
     """A round: both engines opened anew, and timed in turns."""
 
     new_s: NDArray[np.float64]
-    """(turns, runs) seconds; each row was taken next to the same row of the baseline."""
+    """(turns, runs) seconds, without waiting for a core where ``works_alone`` says so; each row was taken next to the
+    same row of the baseline."""
     baseline_s: NDArray[np.float64]
     probes_s: Samples
     """(turns,) what the fixed work before each pair of turns took."""
@@ -202,12 +206,17 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
     start_s, waited_s = time.perf_counter(), waiting_s()
     with ExitStack() as stack:
         calls: dict[int, Callable[[], object]] = {}
+        runners: dict[int, Runner] = {}
         for side in coin.permutation(2).tolist():
             engine = (new, baseline)[side]
-            runner = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
+            runner = runners[side] = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
             calls[side] = _call_of(runner, engine)
         open_s = time.perf_counter() - start_s
-        call_s = max(float(np.median(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
+        # the fastest of the last, as others may have interrupted some
+        call_s = max(float(np.min(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
+        waited_ns = stack.enter_context(thread_waiting())
+        if not all(works_alone(engine, runners[side]) for side, engine in enumerate((new, baseline))):
+            waited_ns = None
         turn_runs = max(BLOCK_RUNS, math.ceil(turn_s / call_s))
         runs = max(least_runs, min(ROUND_RUNS, ROUND_S / (2 * call_s)), min(MAX_OPENED_RUNS, open_s / call_s))
         turns = math.ceil(runs / turn_runs)
@@ -217,7 +226,7 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
             probes_s[turn] = _probe()
             for side in coin.permutation(2).tolist():
                 before_j = energy_j(runner.provider)
-                samples_s[side, turn] = time_block(calls[side], turn_runs)
+                samples_s[side, turn] = time_block(calls[side], turn_runs, waited_ns)
                 after_j = energy_j(runner.provider)
                 if before_j is not None and after_j is not None:
                     energies[side].append((after_j - before_j) / (turn_runs + 1))
@@ -234,7 +243,12 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
     )
 
 
-def _call_of(runner: Any, engine: Engine) -> Callable[[], object]:
+def works_alone(engine: Engine, runner: Runner) -> bool:
+    """Whether the thread that calls does all the work, so that it is late by exactly what it waited for a core."""
+    return engine.threads == 1 and engine.video is None and runner.provider == "CPUExecutionProvider"
+
+
+def _call_of(runner: Runner, engine: Engine) -> Callable[[], object]:
     """One call of an engine, on the same input in every process."""
     if engine.video is not None:
         from cpd_serve.labelling import label_video

@@ -70,7 +70,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path, baseline: Basel
     "damage",
     [
         lambda text: text[: len(text) // 2],
-        lambda text: json.dumps({**json.loads(text), "schema": 2}),
+        lambda text: json.dumps({**json.loads(text), "schema": 1}),
         lambda text: json.dumps({**json.loads(text), "kind": "something else"}),
         lambda text: json.dumps({**json.loads(text), "rounds": []}),
         lambda text: json.dumps({**json.loads(text), "rounds": [{"engine_100ns": [[1]], "reference_100ns": [[1, 2]]}]}),

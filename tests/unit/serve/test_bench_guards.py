@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +14,10 @@ import pytest
 
 from cpd.errors import CpdError
 from cpd_serve import bench_guards
-from cpd_serve.bench_counters import Counters, energy_j
+from cpd_serve.bench_counters import Counters, energy_j, thread_waiting
 from cpd_serve.bench_guards import ClockCheck, disturbance
-from cpd_serve.bench_worker import Timed
+from cpd_serve.bench_worker import Engine, Timed, works_alone
+from cpd_serve.runner import open_runner
 
 
 def timed(
@@ -68,6 +73,33 @@ def test_energy_is_the_sum_of_the_packages_or_unknown(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "energy_uj").write_text(f"{microjoules}\n")
     assert energy_j("CPUExecutionProvider", tmp_path) == pytest.approx(2.0)
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the kernel does not count waiting")
+def test_a_thread_without_a_core_is_seen_to_wait() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core
+    try:
+        with thread_waiting() as waited_ns:
+            assert waited_ns is not None
+            before_ns, deadline_s = waited_ns(), time.monotonic() + 60
+            while waited_ns() - before_ns < 1_000_000:
+                assert time.monotonic() < deadline_s
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
+
+
+def test_only_a_single_thread_on_the_cpu_is_late_by_what_it_waited(colour_model: Path) -> None:
+    engine = Engine(colour_model, "cpu")
+    with open_runner(engine.path, "cpu", 1) as runner:
+        assert works_alone(engine, runner)
+        assert not works_alone(replace(engine, threads=2), runner)
+        assert not works_alone(replace(engine, video=Path("clip.avi")), runner)
+        runner.provider = "CUDAExecutionProvider"
+        assert not works_alone(engine, runner)
 
 
 def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,9 @@ def test_too_few_runs_have_no_steps() -> None:
     assert change_points([0.0, 5.0, 5.0]) == []
 
 
-def run(index: int, log_ratio: float, against: str = "a" * 64) -> Run:
-    return Run(f"2026-01-{index + 1:02}T00:00:00Z", f"{index:040x}", "student.onnx", against, log_ratio, 1.0, "pass")
+def run(index: int, log_ratio: float, against: str = "a" * 64, measured: str = "p50 of frames") -> Run:
+    day = f"2026-01-{index + 1:02}T00:00:00Z"
+    return Run(day, f"{index:040x}", "student.onnx", against, measured, log_ratio, 1.0, "pass")
 
 
 def test_the_table_names_the_commits_to_bisect(tmp_path: Path) -> None:
@@ -49,12 +50,13 @@ def test_the_table_names_the_commits_to_bisect(tmp_path: Path) -> None:
     assert step.endswith(f"git bisect start {4:040x}"[: len("git bisect start ") + 10] + f" {3:040x}"[:11])
 
 
-def test_runs_against_different_baselines_are_not_mixed(tmp_path: Path) -> None:
+def test_runs_against_different_baselines_or_measured_differently_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     for index in range(6):
         append(path, run(index, 0.0, "a" * 64))
         append(path, run(index, math.log(2), "b" * 64))
-    assert [len(members) for members in series(read(path)).values()] == [6, 6]
+        append(path, run(index, math.log(3), "b" * 64, "p99 of frames"))
+    assert [len(members) for members in series(read(path)).values()] == [6, 6, 6]
     assert "bisect" not in as_text(read(path))
 
 
