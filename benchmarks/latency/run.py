@@ -19,7 +19,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from engines import write_ladder
 
 from cpd.lock import atomic
+from cpd_serve.bench_baseline import in_100ns
 from cpd_serve.bench_check import Gate, Plan, check
 from cpd_serve.bench_decision import centre, interval
 from cpd_serve.bench_machine import machine
@@ -36,8 +37,7 @@ from cpd_serve.bench_worker import Engine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SAMPLES = RESULTS / "checks.jsonl.gz"
-CALIBRATION = RESULTS / "calibration.json"
+SAMPLES, CALIBRATION = "checks.jsonl.gz", "calibration.json"
 BASE_RUNGS = 94
 RUNGS = {0: 0, 3: 3, 7: 7, 10: 10}
 """Rungs to add for a slowdown of this many percent."""
@@ -70,14 +70,18 @@ def load(seed: int) -> Iterator[None]:
 
 
 @click.group()
-def main() -> None:
+@click.option("--results", default=RESULTS, show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.pass_context
+def main(context: click.Context, results: Path) -> None:
     """Measures the error rates of cpd-bench."""
-    RESULTS.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
+    context.obj = results
 
 
 @main.command()
 @click.option("--seconds", default=60.0, show_default=True, help="For each engine.")
-def calibrate(seconds: float) -> None:
+@click.pass_obj
+def calibrate(results: Path, seconds: float) -> None:
     """Measure the true slowdown of each engine, with as little load as the machine has."""
     truth = {}
     with engines() as made:
@@ -94,16 +98,18 @@ def calibrate(seconds: float) -> None:
             }
             click.echo(f"{percent} %: {truth[percent]}")
         here = machine(made[0], rounds.opened["baseline"])
-    CALIBRATION.write_text(json.dumps({"machine": here, "slowdown": truth}, indent=2) + "\n")
+    (results / CALIBRATION).write_text(json.dumps({"machine": here, "slowdown": truth}, indent=2) + "\n")
 
 
 @main.command()
 @click.option("--budget-s", default=600.0, show_default=True, help="Stop after the check that is running then.")
-def record(budget_s: float) -> None:
+@click.pass_obj
+def record(results: Path, budget_s: float) -> None:
     """Record checks under changing load; goes on where it stopped."""
     plan = np.random.default_rng(2026).permutation([percent for percent, count in CHECKS.items() for _ in range(count)])
     start_s = time.monotonic()
-    done = mend()
+    path = results / SAMPLES
+    done = mend(path)
     with engines() as made, load(done):
         for index in range(done, len(plan)):
             if time.monotonic() - start_s > budget_s:
@@ -123,7 +129,7 @@ def record(budget_s: float) -> None:
                 "elapsed_s": round(outcome.elapsed_s, 3),
                 **samples(outcome.measured),
             }
-            with gzip.open(SAMPLES, "at") as file:
+            with gzip.open(path, "at") as file:
                 file.write(json.dumps(entry) + "\n")
             rounds, repeated = len(outcome.measured.rounds), outcome.measured.repeated.total()
             click.echo(
@@ -133,52 +139,57 @@ def record(budget_s: float) -> None:
 
 
 @main.command()
-def score() -> None:
+@click.pass_obj
+def score(results: Path) -> None:
     """Score cpd-bench and other rules on the recorded samples."""
     # Here, as the processes of each check import this file again, and scipy takes longer than all else.
-    from score import Recorded, operating_curve, table
+    from score import Recorded, asked, operating_curve, table
 
-    checks = [Recorded.of(entry) for entry in recorded()]
-    median_s = np.median([check.elapsed_s for check in checks])
-    lines = [
-        f"{len(checks)} of {sum(CHECKS.values())} checks recorded; median check {median_s:.1f} s",
-        "",
-        *table(checks),
-    ]
-    (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
-    (RESULTS / "operating-curve.svg").write_text(operating_curve(checks))
+    checks = [Recorded.of(json.loads(line)) for line in whole_lines(results / SAMPLES)[0]]
+    if not checks:
+        raise click.ClickException(f"no checks in {results / SAMPLES}: run record first")
+    lines = [f"{len(checks)} of {sum(CHECKS.values())} checks recorded", "", *asked(checks), "", *table(checks)]
+    (results / "table.md").write_text("\n".join(lines) + "\n")
+    (results / "operating-curve.svg").write_text(operating_curve(checks))
     click.echo("\n".join(lines))
 
 
 def samples(measured: Rounds) -> dict[str, Any]:
-    """Every call, in tenths of a microsecond: (rounds, turns, runs) of both engines."""
+    """Every call, in tenths of a microsecond: (rounds, turns, runs) of both engines, and the waiting left out."""
+
     return {
-        "new_100ns": [np.rint(each.new_s * 1e7).astype(int).tolist() for each in measured.rounds],
-        "baseline_100ns": [np.rint(each.baseline_s * 1e7).astype(int).tolist() for each in measured.rounds],
+        "new_100ns": [in_100ns(each.new_s) for each in measured.rounds],
+        "baseline_100ns": [in_100ns(each.baseline_s) for each in measured.rounds],
+        "waited_100ns": [
+            in_100ns(np.zeros((2, *each.new_s.shape)) if each.waited_s is None else each.waited_s)
+            for each in measured.rounds
+        ],
         "waiting_fraction": round(measured.waiting_fraction, 3),
         "repeated": dict(measured.repeated),
     }
 
 
-def recorded() -> Iterator[dict[str, Any]]:
-    """The checks recorded so far."""
-    if SAMPLES.exists():
-        with gzip.open(SAMPLES, "rt") as file:
-            yield from map(json.loads, file)
+def whole_lines(path: Path) -> tuple[list[str], bool]:
+    """The checks recorded so far, and whether the file ends with them and not with one that was cut short."""
+    lines: list[str] = []
+    if path.exists():
+        try:
+            with gzip.open(path, "rt") as file:
+                for line in file:
+                    json.loads(line)
+                    lines.append(line)
+        except (EOFError, OSError, zlib.error, ValueError):
+            return lines, False
+    return lines, True
 
 
-def mend() -> int:
+def mend(path: Path) -> int:
     """Takes away what a killed recording left of its last check, which hides all behind it; counts the rest."""
-    whole: list[str] = []
-    if SAMPLES.exists():
-        with gzip.open(SAMPLES, "rt") as file, suppress(EOFError, OSError, zlib.error, ValueError):
-            for line in file:
-                json.loads(line)
-                whole.append(line)
-            return len(whole)  # to the end without a fault
-        with atomic(SAMPLES) as draft:
-            draft.write_bytes(b"".join(gzip.compress(line.encode()) for line in whole))
-    return len(whole)
+    lines, whole = whole_lines(path)
+    if not whole:
+        with atomic(path) as draft:
+            draft.write_bytes(b"".join(gzip.compress(line.encode()) for line in lines))
+    return len(lines)
 
 
 if __name__ == "__main__":

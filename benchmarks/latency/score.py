@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, mannwhitneyu
 
-from cpd_serve.bench_decision import decide
+from cpd_serve.bench_decision import rounds_to
+from cpd_serve.bench_rounds import log_ratio
+from cpd_serve.bench_worker import Timed
 
 Calls = NDArray[np.float64]
 LIMIT_FRACTION = 0.05
@@ -25,14 +27,20 @@ class Recorded:
     status: str
     """What cpd-bench said."""
     elapsed_s: float
-    new: list[Calls]
-    """One (turns, runs) array of seconds a round."""
-    baseline: list[Calls]
+    rounds: list[Timed]
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Recorded:
-        sides = ([np.asarray(each) / 1e7 for each in entry[name]] for name in ("new_100ns", "baseline_100ns"))
-        return cls(entry["slowdown_percent"], entry["status"], entry["elapsed_s"], *sides)
+        sides = [entry[f"{name}_100ns"] for name in ("new", "baseline", "waited")]
+        rounds = []
+        for new_s, old_s, waited_s in zip(*([np.asarray(each) / 1e7 for each in side] for side in sides), strict=True):
+            rounds.append(Timed(new_s, old_s, np.empty(0), 0.0, 0.0, None, waited_s))
+        return cls(entry["slowdown_percent"], entry["status"], entry["elapsed_s"], rounds)
+
+    def took(self, side: int) -> Calls:
+        """(calls,) seconds of new (0) or baseline (1) from call to return, which is what other tools see."""
+        calls = ((each.new_s, each.baseline_s)[side] + each.waited_s[side] for each in self.rounds)
+        return np.concatenate([each.ravel() for each in calls])
 
 
 def fixed_median(new: Calls, old: Calls) -> bool:
@@ -70,6 +78,22 @@ RULES: dict[str, Callable[[Calls, Calls], bool]] = {
 OURS = "cpd-bench, limit 5 %, error rate 1 %"
 
 
+def asked(checks: Sequence[Recorded]) -> Iterator[str]:
+    """Markdown: what is asked of cpd-bench, and what was measured, with 95 % Clopper-Pearson intervals."""
+
+    def measured(status: str, percents: tuple[int, ...]) -> str:
+        return share([check.status == status for check in checks if check.percent in percents])
+
+    yield "| asked | measured |"
+    yield "|---|--:|"
+    yield f"| an engine against itself is failed in at most 1 % | {measured('fail', (0,))} |"
+    yield f"| +10 % is failed in at least 99 % | {measured('fail', (10,))} |"
+    yield f"| +7 % is failed in at least 90 % | {measured('fail', (7,))} |"
+    yield f"| +3 % is failed in at most 1 % | {measured('fail', (3,))} |"
+    yield f"| at most 5 % of all are undecided | {measured('inconclusive', (0, 3, 7, 10))} |"
+    yield f"| the median check takes less than 10 s | {np.median([check.elapsed_s for check in checks]):.1f} s |"
+
+
 def table(checks: Sequence[Recorded]) -> Iterator[str]:
     """Markdown: the share of checks failed, for each rule and true slowdown, with its 95 % interval."""
     percents = sorted({check.percent for check in checks})
@@ -80,7 +104,7 @@ def table(checks: Sequence[Recorded]) -> Iterator[str]:
     yield f"| **{OURS}** | " + " | ".join(share(ours[percent]) for percent in percents) + " |"
     undecided = {p: [check.status == "inconclusive" for check in checks if check.percent == p] for p in percents}
     yield "| … undecided | " + " | ".join(share(undecided[percent]) for percent in percents) + " |"
-    timed = [check for check in checks if check.new]
+    timed = [check for check in checks if check.rounds]
     for between_jobs in (False, True):
         for name, rule in RULES.items():
             failed = {percent: verdicts(rule, timed, percent, between_jobs) for percent in percents}
@@ -97,7 +121,7 @@ def verdicts(
     for index, check in enumerate(checks):
         if check.percent == percent and (index or not between_jobs):
             old = checks[index - 1] if between_jobs else check
-            found.append(rule(flat(check.new), flat(old.baseline)))
+            found.append(rule(check.took(0), old.took(1)))
     return found
 
 
@@ -106,25 +130,20 @@ def curve(checks: Sequence[Recorded], slowdowns: NDArray[np.float64]) -> dict[st
 
     A check that stopped early goes on with the rounds of the checks after it.
     """
-    same = [check for check in checks if check.percent == 0 and check.new]
-    ratios = [np.log([ratio(new, old) for new, old in zip(c.new, c.baseline, strict=True)]) for c in same]
+    same = [check for check in checks if check.percent == 0 and check.rounds]
+    ratios = [np.asarray([log_ratio(each, 50) for each in check.rounds]) for check in same]
     endless = [np.concatenate(ratios[index:] + ratios[:index])[:400] for index in range(len(same))]
-    found = {OURS: [[decide(y + np.log1p(s), LIMIT_FRACTION, 0.01).status == "fail" for y in endless]
-                    for s in slowdowns]}  # fmt: skip
+    limit = np.log1p(LIMIT_FRACTION)
+    found = {OURS: [[fails(y + np.log1p(s) - limit) for y in endless] for s in slowdowns]}
     for name, rule in RULES.items():
-        found[name] = [[rule(flat(c.new) * (1 + s), flat(c.baseline)) for c in same] for s in slowdowns]
+        found[name] = [[rule(c.took(0) * (1 + s), c.took(1)) for c in same] for s in slowdowns]
     return {name: np.mean(values, axis=1) for name, values in found.items()}
 
 
-def ratio(new: Calls, old: Calls) -> float:
-    """The ratio of a round, as ``cpd_serve.bench_rounds.log_ratio`` takes it for medians."""
-    groups = max(1, new.size // 8)
-    pairs = zip(np.array_split(new, groups), np.array_split(old, groups), strict=True)
-    return float(np.median([np.median(one) / np.median(other) for one, other in pairs]))
-
-
-def flat(rounds: Sequence[Calls]) -> Calls:
-    return np.concatenate([each.ravel() for each in rounds])
+def fails(excess: NDArray[np.float64]) -> bool:
+    """Whether a check that stops at its first verdict fails, given (rounds,) log-ratios less the limit."""
+    failed, passed = rounds_to(excess, 0.01), rounds_to(-excess, 0.01)
+    return failed is not None and (passed is None or failed < passed)
 
 
 def share(verdicts_: Sequence[bool]) -> str:

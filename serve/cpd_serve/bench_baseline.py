@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpd.dataset import file_sha256
 from cpd.errors import CpdError, EngineMismatchError
@@ -231,8 +232,9 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     """Writes a baseline file, whole or not at all; times are kept to a tenth of a microsecond."""
     rounds = [
         {
-            "engine_100ns": np.rint(each.new_s * 1e7).astype(int).tolist(),
-            "reference_100ns": np.rint(each.baseline_s * 1e7).astype(int).tolist(),
+            "engine_100ns": in_100ns(each.new_s),
+            "reference_100ns": in_100ns(each.baseline_s),
+            "waited_100ns": None if each.waited_s is None else in_100ns(each.waited_s),
         }
         for each in baseline.rounds
     ]
@@ -240,6 +242,11 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     document = {"schema": SCHEMA, "kind": KIND, **values, "engine": asdict(baseline.engine), "rounds": rounds}
     with atomic(path) as draft:
         draft.write_text(json.dumps(document) + "\n")
+
+
+def in_100ns(times_s: NDArray[np.float64]) -> Any:
+    """Seconds as nested lists of whole tenths of a microsecond."""
+    return np.ceil(times_s * 1e7 - 1e-3).astype(int).tolist()  # however short, waiting stays above 0
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -256,7 +263,7 @@ def read_baseline(path: Path) -> Baseline:
             raise ValueError(f"{kind!r} of schema {schema!r}, this version reads {KIND!r} of schema {SCHEMA}")
         engine = values.pop("engine")
         rounds = [recorded_round(**each) for each in values.pop("rounds")]
-        if not rounds or any(each.new_s.shape != each.baseline_s.shape or each.new_s.ndim != 2 for each in rounds):
+        if not rounds or not all(map(is_whole, rounds)):
             raise ValueError("its rounds are not (turns, runs) of both engine and reference")
         return Baseline(
             engine=Facts(**{**engine, "latency": LatencySummary(**engine["latency"])}),
@@ -270,7 +277,16 @@ def read_baseline(path: Path) -> Baseline:
         raise CpdError(f"{path}: not a baseline that can be used: {error}", remedy) from error
 
 
-def recorded_round(engine_100ns: list[list[int]], reference_100ns: list[list[int]]) -> Timed:
+def is_whole(timed: Timed) -> bool:
+    """Whether a round holds as much of the engine as of the reference workload."""
+    shape = timed.new_s.shape
+    waited = timed.waited_s is None or timed.waited_s.shape == (2, *shape)
+    return len(shape) == 2 and timed.baseline_s.shape == shape and waited
+
+
+def recorded_round(
+    engine_100ns: list[list[int]], reference_100ns: list[list[int]], waited_100ns: list[list[list[int]]] | None
+) -> Timed:
     """A round as a baseline file holds it."""
     return Timed(
         new_s=np.asarray(engine_100ns) / 1e7,
@@ -279,4 +295,5 @@ def recorded_round(engine_100ns: list[list[int]], reference_100ns: list[list[int
         wall_s=0.0,
         waiting_s=0.0,
         energy_j=None,
+        waited_s=None if waited_100ns is None else np.asarray(waited_100ns) / 1e7,
     )

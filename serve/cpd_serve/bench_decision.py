@@ -78,9 +78,15 @@ def decide(log_ratios: LogRatios, limit_fraction: float, error_rate: float, marg
     return Decision(status, _fraction(centre(log_ratios)), (_fraction(low), _fraction(high)), len(log_ratios))
 
 
+def rounds_to(excess: LogRatios, error_rate: float) -> int | None:
+    """After how many rounds the bets on ``excess`` being positive had multiplied to 1 / ``error_rate``, if ever."""
+    won = np.flatnonzero(_log_wealth(excess) >= -math.log(error_rate))
+    return int(won[0]) + 1 if len(won) else None
+
+
 def reached(excess: LogRatios, error_rate: float) -> bool:
-    """Whether, after some round, the bets on ``excess`` being positive had multiplied to 1 / ``error_rate``."""
-    return bool(len(excess)) and bool(np.max(_log_wealth(excess)) >= -math.log(error_rate))
+    """Whether the bets on ``excess`` being positive were ever won."""
+    return rounds_to(excess, error_rate) is not None
 
 
 def interval(log_ratios: LogRatios, error_rate: float) -> tuple[float, float]:

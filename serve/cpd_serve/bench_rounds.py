@@ -119,15 +119,18 @@ def log_ratio(timed: Timed, percentile: float) -> float:
     """log(new / baseline) of a percentile: the median over the shortest runs of turns that can tell it.
 
     For the median these are two pairs of turns, so that a machine which changes its speed meanwhile moves both sides
-    of a ratio.
+    of a ratio. Of these, calls that lost their core count only where there are no others: when they go on, the caches
+    are cold, and they took a tenth longer. Tails and means are of all calls, as longer calls lose their core more
+    often.
     """
     turns, runs = timed.new_s.shape
     groups = max(1, turns * runs // max(runs, runs_for(percentile)))
-    news, baselines = (np.array_split(side, groups) for side in (timed.new_s, timed.baseline_s))
-    ratios = [
-        np.percentile(new, percentile) / np.percentile(baseline, percentile)
-        for new, baseline in zip(news, baselines, strict=True)
-    ]
+    pairs = list(zip(*(np.array_split(side, groups) for side in (timed.new_s, timed.baseline_s)), strict=True))
+    if percentile == 50 and timed.waited_s is not None:
+        waited = zip(*(np.array_split(side, groups) for side in timed.waited_s), strict=True)
+        kept = [(new[n == 0], old[o == 0]) for (new, old), (n, o) in zip(pairs, waited, strict=True)]
+        pairs = [(new, old) for new, old in kept if new.size and old.size] or pairs
+    ratios = [np.percentile(new, percentile) / np.percentile(old, percentile) for new, old in pairs]
     return float(np.median(np.log(ratios)))
 
 

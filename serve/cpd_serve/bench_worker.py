@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from cpd.errors import CpdError, EngineError
 from cpd.manifest import Manifest
 from cpd_serve.bench_counters import energy_j, thread_waiting
-from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_block, warm_up
+from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_and_waiting, warm_up
 
 if TYPE_CHECKING:
     from cpd_serve.runner import Runner
@@ -85,6 +85,8 @@ class Timed:
     """How long the threads of the process were ready to run and had no core; 0 where the system does not tell."""
     energy_j: tuple[float, float] | None
     """What the processor or the GPU used for a call of each, neighbours included; None where it does not tell."""
+    waited_s: NDArray[np.float64] | None = None
+    """(2, turns, runs) seconds for which the calls of new and baseline waited, which were left out of their times."""
 
 
 class Worker:
@@ -203,7 +205,7 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
 
     coin = np.random.default_rng(seed)
     shifts = [bytearray(coin.integers(1, SHIFT_BYTES)) for _ in range(SHIFTS)]
-    start_s, waited_s = time.perf_counter(), waiting_s()
+    start_s, waiting_before_s = time.perf_counter(), waiting_s()
     with ExitStack() as stack:
         calls: dict[int, Callable[[], object]] = {}
         runners: dict[int, Runner] = {}
@@ -220,26 +222,27 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
         turn_runs = max(BLOCK_RUNS, math.ceil(turn_s / call_s))
         runs = max(least_runs, min(ROUND_RUNS, ROUND_S / (2 * call_s)), min(MAX_OPENED_RUNS, open_s / call_s))
         turns = math.ceil(runs / turn_runs)
-        samples_s, probes_s = np.empty((2, turns, turn_runs)), np.empty(turns)
+        took_s, waited_s, probes_s = np.empty((2, turns, turn_runs)), np.empty((2, turns, turn_runs)), np.empty(turns)
         energies: list[list[float]] = [[], []]
         for turn in range(turns):
             probes_s[turn] = _probe()
             for side in coin.permutation(2).tolist():
                 before_j = energy_j(runner.provider)
-                samples_s[side, turn] = time_block(calls[side], turn_runs, waited_ns)
+                took_s[side, turn], waited_s[side, turn] = time_and_waiting(calls[side], turn_runs, waited_ns)
                 after_j = energy_j(runner.provider)
                 if before_j is not None and after_j is not None:
                     energies[side].append((after_j - before_j) / (turn_runs + 1))
-        wall_s, waited_s = time.perf_counter() - start_s, waiting_s() - waited_s
+        wall_s, waiting_round_s = time.perf_counter() - start_s, waiting_s() - waiting_before_s
     del shifts
     told = bool(energies[0] and energies[1])
     return Timed(
-        new_s=samples_s[0],
-        baseline_s=samples_s[1],
+        new_s=took_s[0] - waited_s[0],
+        baseline_s=took_s[1] - waited_s[1],
         probes_s=probes_s,
         wall_s=wall_s,
-        waiting_s=max(waited_s, 0.0),
+        waiting_s=max(waiting_round_s, 0.0),
         energy_j=(float(np.mean(energies[0])), float(np.mean(energies[1]))) if told else None,
+        waited_s=waited_s,
     )
 
 

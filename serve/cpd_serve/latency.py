@@ -82,11 +82,22 @@ def measure(runners: Mapping[str, Callable[[], object]], *, runs: int, seed: int
     return samples_s
 
 
-def time_block(run: Callable[[], object], runs: int, waited_ns: Callable[[], int] | None = None) -> Samples:
-    """(runs,) seconds of calls in a row, after a short rest and one call that is not counted.
+def time_block(run: Callable[[], object], runs: int) -> Samples:
+    """(runs,) seconds of calls in a row, from call to return."""
+    return time_and_waiting(run, runs)[0]
 
-    With ``waited_ns``, the total for which this thread was ready and had no core, what a call waited is no part of its
-    time. That is right only where the thread that calls does all the work: beside others it may wait for nothing.
+
+def time_and_waiting(
+    run: Callable[[], object], runs: int, waited_ns: Callable[[], int] | None = None
+) -> tuple[Samples, Samples]:
+    """Times (runs,) calls in a row, after a short rest and one call that is not counted.
+
+    Args:
+        waited_ns: tells for how long this thread has been ready to run without a core, so far.
+
+    Returns:
+        (runs,) seconds each: from call to return, and how much of it this thread waited for a core, 0 without
+        ``waited_ns``.
 
     A process that has just slept has a whole time slice before it, so its calls are rarely cut in two by other
     programs: on two busy cores an eighth of 1.7 ms calls were, instead of nearly half. (``sched_yield`` instead of
@@ -94,16 +105,17 @@ def time_block(run: Callable[[], object], runs: int, waited_ns: Callable[[], int
     """
     time.sleep(REST_S)
     run()
-    samples_s = np.empty(runs)
+    took_s, waiting_s = np.empty(runs), np.zeros(runs)
     for index in range(runs):
         before_ns = waited_ns() if waited_ns else 0
         start_ns = time.perf_counter_ns()
         run()
         took_ns = time.perf_counter_ns() - start_ns
         waiting_ns = waited_ns() - before_ns if waited_ns else 0
-        # A thread can also lose its core between the two clocks, and wait for longer than the call took.
-        samples_s[index] = (took_ns - waiting_ns if waiting_ns < took_ns else took_ns) / 1e9
-    return samples_s
+        took_s[index] = took_ns / 1e9
+        if waiting_ns < took_ns:  # or else the core was lost between the two clocks, beside the call
+            waiting_s[index] = waiting_ns / 1e9
+    return took_s, waiting_s
 
 
 def warm_up(run: Callable[[], object]) -> Samples:

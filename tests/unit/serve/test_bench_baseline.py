@@ -27,6 +27,8 @@ from cpd_serve.bench_worker import Engine, Opened, Timed
 from cpd_serve.latency import LatencySummary
 from cpd_serve.runner import open_runner
 
+ROUND = {"engine_100ns": [[1]], "reference_100ns": [[1]], "waited_100ns": None}
+
 
 @pytest.fixture
 def engine(colour_model: Path) -> Engine:
@@ -51,7 +53,7 @@ def baseline(engine: Engine, opened: Opened) -> Baseline:
         clip=opened.manifest.clip.to_dict(),
         machine=machine(engine, opened),
         percentile=50.0,
-        rounds=[Timed(calls_s * 1.5, calls_s, np.empty(0), 0.0, 0.0, None)] * 3,
+        rounds=[Timed(calls_s * 1.5, calls_s, np.empty(0), 0.0, 0.0, None, np.stack([calls_s, 0 * calls_s]))] * 3,
         starts=[{"cold_start_s": 0.2, "first_inference_s": 0.001, "peak_memory_bytes": 80_000_000}],
         time="2026-01-01T00:00:00Z",
         commit="abc",
@@ -64,6 +66,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path, baseline: Basel
     assert again.engine == baseline.engine
     assert again.machine == baseline.machine
     np.testing.assert_allclose(again.rounds[2].new_s, baseline.rounds[2].new_s, atol=1e-7)
+    np.testing.assert_allclose(again.rounds[2].waited_s, baseline.rounds[2].waited_s, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,8 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path, baseline: Basel
         lambda text: json.dumps({**json.loads(text), "schema": 1}),
         lambda text: json.dumps({**json.loads(text), "kind": "something else"}),
         lambda text: json.dumps({**json.loads(text), "rounds": []}),
-        lambda text: json.dumps({**json.loads(text), "rounds": [{"engine_100ns": [[1]], "reference_100ns": [[1, 2]]}]}),
+        lambda text: json.dumps({**json.loads(text), "rounds": [{**ROUND, "reference_100ns": [[1, 2]]}]}),
+        lambda text: json.dumps({**json.loads(text), "rounds": [{**ROUND, "waited_100ns": [[[0]]]}]}),
         lambda text: json.dumps({**json.loads(text), "surprise": 1}),
         lambda text: "[]",
         lambda text: "{}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from cpd.errors import CpdError
 from cpd_serve.bench_check import Gate, Judged, Plan, exact, statistic, verdict_of, why_undecided
 from cpd_serve.bench_decision import Decision
-from cpd_serve.bench_rounds import Rounds, log_ratio, runs_for
+from cpd_serve.bench_rounds import Rounds, log_mean_ratio, log_ratio, runs_for
 from cpd_serve.bench_worker import Timed
 
 
@@ -28,6 +29,18 @@ def test_a_percentile_is_taken_of_enough_calls_to_tell_it() -> None:
     assert (runs_for(50), runs_for(90), runs_for(99)) == (8, 40, 400)
     calls_s = np.random.default_rng(0).lognormal(-7, 0.3, (200, 4))
     assert log_ratio(timed(1.2 * calls_s, calls_s), 99) == pytest.approx(math.log(1.2))
+
+
+def test_calls_that_lost_their_core_are_left_out_of_the_median_alone() -> None:
+    baseline_s, waited_s = np.full((16, 4), 1e-3), np.zeros((2, 16, 4))
+    new_s = 1.07 * baseline_s
+    new_s[:, :3], waited_s[0, :, :3] = 1.3e-3, 2e-3  # three calls of four went on with cold caches
+    cut = replace(timed(new_s, baseline_s), waited_s=waited_s)
+    assert log_ratio(cut, 50) == pytest.approx(math.log(1.07))
+    assert log_ratio(cut, 75) == pytest.approx(math.log(1.3))
+    assert log_mean_ratio(cut) == pytest.approx(math.log((3 * 1.3 + 1.07) / 4))
+    none_kept = replace(cut, waited_s=np.full((2, 16, 4), 2e-3))
+    assert log_ratio(none_kept, 50) == pytest.approx(math.log(1.3))
 
 
 def test_throughput_follows_the_mean_and_latency_the_median() -> None:

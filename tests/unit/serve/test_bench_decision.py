@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpd_serve.bench_decision import centre, decide, interval, reached, rounds_needed
+from cpd_serve.bench_decision import centre, decide, interval, reached, rounds_needed, rounds_to
 
 LIMIT_FRACTION, ERROR_RATE = 0.05, 0.01
 
@@ -45,6 +45,8 @@ def test_no_verdict_before_the_fewest_rounds_and_one_right_after() -> None:
     slow = np.full(needed, 10.0)
     assert decide(slow[:-1], LIMIT_FRACTION, ERROR_RATE).status == "inconclusive"
     assert decide(slow, LIMIT_FRACTION, ERROR_RATE).status == "fail"
+    assert rounds_to(np.append(slow, -10.0), ERROR_RATE) == needed
+    assert rounds_to(-slow, ERROR_RATE) is None
     assert decide(np.empty(0), LIMIT_FRACTION, ERROR_RATE).change_fraction is None
 
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, measure, summarise, time_block, warm_up
+from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, measure, summarise, time_and_waiting, warm_up
 
 
 def test_summary_holds_the_percentiles_in_milliseconds() -> None:
@@ -69,9 +69,10 @@ def test_nothing_to_measure_is_refused() -> None:
         measure({"a": lambda: None}, runs=0)
 
 
-def test_waiting_for_a_core_is_no_part_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_core_is_told_apart_from_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_ns = iter([0, 1_000_000, 5_000_000, 9_000_000, 9_500_000, 10_500_000])
     waited_ns = iter([0, 0, 0, 3_000_000, 3_000_000, 8_000_000])  # the third waited beside its call, for longer than it
     monkeypatch.setattr(time, "perf_counter_ns", lambda: next(clock_ns))
-    samples_s = time_block(lambda: None, 3, lambda: next(waited_ns))
-    assert samples_s == pytest.approx([1e-3, 1e-3, 1e-3])
+    took_s, waiting_s = time_and_waiting(lambda: None, 3, lambda: next(waited_ns))
+    assert took_s == pytest.approx([1e-3, 4e-3, 1e-3])
+    assert waiting_s == pytest.approx([0, 3e-3, 0])
