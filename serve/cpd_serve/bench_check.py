@@ -221,7 +221,8 @@ def why_undecided(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, 
         return f"{disturbed} of {disturbed + len(measured.rounds)} rounds were disturbed: {causes}"
     needed = rounds_needed(plan.error_rate)
     if decision.rounds < needed:
-        return f"only {decision.rounds} rounds in {elapsed_s:.0f} s, a verdict needs at least {needed}"
+        rounds = "1 round" if decision.rounds == 1 else f"{decision.rounds} rounds"
+        return f"only {rounds} in {elapsed_s:.0f} s, a verdict needs at least {needed}"
     low, high = (f"{end:+.1%}" if end is not None else "any value" for end in decision.interval)
     busy = f"; the processes waited for a core {measured.waiting_fraction:.0%} of the time"
     return (

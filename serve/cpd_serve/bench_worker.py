@@ -221,7 +221,7 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
             waited_ns = None
         turn_runs = max(BLOCK_RUNS, math.ceil(turn_s / call_s))
         runs = max(least_runs, min(ROUND_RUNS, ROUND_S / (2 * call_s)), min(MAX_OPENED_RUNS, open_s / call_s))
-        turns = math.ceil(runs / turn_runs)
+        turns = max(2, math.ceil(runs / turn_runs))  # the halves of a round are compared
         took_s, waited_s, probes_s = np.empty((2, turns, turn_runs)), np.empty((2, turns, turn_runs)), np.empty(turns)
         energies: list[list[float]] = [[], []]
         for turn in range(turns):

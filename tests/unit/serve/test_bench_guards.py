@@ -16,7 +16,7 @@ from cpd.errors import CpdError
 from cpd_serve import bench_guards
 from cpd_serve.bench_counters import Counters, energy_j, thread_waiting
 from cpd_serve.bench_guards import ClockCheck, disturbance
-from cpd_serve.bench_worker import Engine, Timed, works_alone
+from cpd_serve.bench_worker import Engine, Timed, time_round, works_alone
 from cpd_serve.runner import open_runner
 
 
@@ -102,6 +102,12 @@ def test_only_a_single_thread_on_the_cpu_is_late_by_what_it_waited(colour_model:
         assert not works_alone(engine, runner)
 
 
+def test_a_round_has_two_halves_to_compare_however_long_its_turns(colour_model: Path) -> None:
+    engine = Engine(colour_model, "cpu")
+    timed = time_round(engine, engine, 8, turn_s=0.05, seed=0)
+    assert len(timed.probes_s) >= 2
+
+
 def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ClockCheck()
     time.sleep(0.01)
@@ -110,6 +116,19 @@ def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bench_guards, "_raw_s", lambda: raw_s + 3.0)
     with pytest.raises(CpdError, match="not stable"):
         clock.verify()
+
+
+def test_losing_the_core_between_two_readings_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ClockCheck()
+    raw_s, readings = bench_guards._raw_s, iter(range(100))
+
+    def interrupted_s() -> float:
+        if next(readings) % 2 == 0:
+            time.sleep(0.02)
+        return raw_s()
+
+    monkeypatch.setattr(bench_guards, "_raw_s", interrupted_s)
+    clock.verify()
 
 
 def test_a_clock_that_can_jump_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
