@@ -112,7 +112,9 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
         mine = right[method]
         tops = [float(one.mean()) for one in mine.values()]
         spread = f" ± {100 * np.std(tops, ddof=1):.1f}" if len(tops) > 1 else ""
-        way = f"{100 * (np.mean(tops) - alone) / (np.mean(teachers) - alone):.0f} %" if teachers and alone else "-"
+        way = "-"
+        if teachers and alone is not None and np.mean(teachers) > alone:
+            way = f"{100 * (np.mean(tops) - alone) / (np.mean(teachers) - alone):.0f} %"
         gaps = " | ".join(written(difference(mine, right.get(rival, {}))) for rival in ("ce", "kd"))
         lines.append(
             f"| {method} | {weights[method]:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |"

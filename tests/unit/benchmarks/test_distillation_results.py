@@ -70,3 +70,8 @@ def test_the_table_shows_the_way_to_the_teacher(results):
     table = results.table(rows, ["ce", "kd"])
     assert "| kd | 1 | 1 | 50.0 % | 50 % | +25.0" in table
     assert "| teacher | | 1 | 75.0 %" in table
+
+
+def test_there_is_no_way_to_a_teacher_that_is_no_better(results):
+    rows = [result_of(results, method="ce"), result_of(results, "teacher", "")]
+    assert "| ce | 1 | 1 | 50.0 % | - |" in results.table(rows, ["ce"])
