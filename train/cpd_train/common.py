@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cpd.clip import ClipSpec
 from cpd.config import Model, Pipeline
@@ -62,7 +63,21 @@ class Setting:
 
 
 def on_device(model: VideoClassifier, device: torch.device) -> VideoClassifier:
-    """A model on its device; on a GPU with its kernels in channels-last order, which is that of its frames there."""
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    """A model on its device, with its kernels in channels-last order, that of its frames, wherever that works.
+
+    On CPUs, the backward pass of torch 2.13 (oneDNN) writes out of bounds for strided 1x1 convolutions of channels-last
+    input whose channels are no multiple of 8. Other networks train about a quarter faster so.
+    """
+    works = device.type == "cuda" or not any(_writes_out_of_bounds(module) for module in model.modules())
+    layout = torch.channels_last if works else torch.preserve_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack memory_format
     return model
+
+
+def _writes_out_of_bounds(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and (module.in_channels % 8 != 0)
+    )

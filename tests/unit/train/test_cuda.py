@@ -4,7 +4,6 @@ import ctypes
 
 import pytest
 import torch
-from torch import nn
 
 from cpd.clip import ClipSpec
 from cpd.config import Distill, Model, Pipeline
@@ -131,7 +130,9 @@ def test_any_other_error_of_a_library_keeps_its_traceback():
         raise RuntimeError("shapes do not fit")
 
 
-def test_kernels_are_channels_last_on_a_gpu_alone():
-    model = on_device(build_model(ModelSpec("tsm-tiny"), 3, CLIP), CPU)
-    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
-    assert all(kernel.is_contiguous() for kernel in kernels)
+@pytest.mark.parametrize(("width", "last"), [(8, True), (12, False)])
+def test_kernels_are_channels_last_where_torch_computes_so_without_harm(width, last):
+    model = on_device(build_model(ModelSpec("tsm-tiny", width), 3, CLIP), CPU)
+    assert model.channels_last == last
+    frames = torch.zeros((1, *CLIP.shape), dtype=torch.uint8)
+    assert model.backbone.conv1(model._normalise(frames)).is_contiguous(memory_format=torch.channels_last) == last

@@ -86,6 +86,12 @@ class VideoClassifier(nn.Module):
         logits = self._consensus(self.backbone.head(stages[-1]))
         return Features(logits, [self._by_clip(stage) for stage in stages])
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether the network computes in channels-last order, which is that of its frames: as its kernels lie."""
+        first: Tensor = next(self.backbone.parameters())
+        return first.is_contiguous(memory_format=torch.channels_last)
+
     def _normalise(self, frames: Tensor) -> Tensor:
         # cast first: TensorRT knows uint8 as the type of an input alone
         pixels = frames.to(self.mean.dtype)
@@ -96,9 +102,7 @@ class VideoClassifier(nn.Module):
             spread = _mean_of_clip(pixels.square()).sqrt()
             pixels = pixels / (spread + LEAST_SPREAD)
         images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
-        if frames.device.type == "cpu":
-            # On CPUs, the backward pass of torch 2.13 (oneDNN) writes out of bounds for strided 1x1 convolutions of
-            # channels-last input whose channels are no multiple of 8; contiguous input is as fast.
+        if not self.channels_last:
             images = images.contiguous()
         return images if self.clip.normalise == "clip" else (images - self.mean) / self.std
 
