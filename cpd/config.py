@@ -199,6 +199,9 @@ class Spectrum(Section):
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
     )
+    evidence: NonNegative = Field(
+        0.0, description="Weight of the spectrum of each frame's logits: when the evidence for each class comes."
+    )
 
 
 class Parameters(Section):
@@ -209,6 +212,11 @@ class Parameters(Section):
         "energy", description="Share of energy at each kernel frequency, or the spread of coefficients at each."
     )
     decay: bool = Field(False, description="Let the weight fall to zero over the training.")
+    start: Literal["random", "energy", "teacher"] = Field(
+        "random",
+        description="The student's first kernels: random; random with the teacher's share of energy at each frequency; "
+        "or a sample of the teacher's own, every so many channels, where both are of one family.",
+    )
 
 
 class Distill(Section):
@@ -244,6 +252,7 @@ class Distill(Section):
             "cross_entropy": self.cross_entropy,
             "logits": self.logits,
             "spectrum": self.spectrum.weight,
+            "evidence": self.spectrum.evidence,
             "parameters": self.parameters.weight,
             **{name: getattr(self, name) for name in rivals},
         }

@@ -17,14 +17,19 @@ from cpd_train.models import VideoClassifier
 class Answer(NamedTuple):
     """The teacher's side of every loss."""
 
-    logits: Tensor
-    """(batch, labels)."""
+    frame_logits: Tensor
+    """(batch, frames, labels)."""
     embedding: Tensor
     """(batch, channels): the last stage, averaged over time and space."""
     maps: list[Tensor]
     """For each stage its attention maps, (batch, frames, height, width), on a grid no finer than the student's."""
     stages: list[Tensor]
     """For each stage its features, (batch, frames, channels, height, width); empty where no term asks for them."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(batch, labels)."""
+        return self.frame_logits.mean(1)
 
 
 class Memory:
@@ -78,14 +83,16 @@ class Teacher:
         new = [index for index, parts in enumerate(known) if parts is None]
         if new:
             answer = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
-            rows = zip(answer.logits, answer.embedding, *answer.maps, *answer.stages, strict=True)
+            rows = zip(answer.frame_logits, answer.embedding, *answer.maps, *answer.stages, strict=True)
             for index, row in zip(new, rows, strict=True):
                 parts = known[index] = self._small(row)
                 self.memory.put(batch.views[index], self.whole, parts)
         rows = zip(*known, strict=True)
         device = batch.frames.device
-        logits, embedding, *features = (torch.stack([part.to(device).float() for part in parts]) for parts in rows)
-        return Answer(logits, embedding, features[: len(self.grids)], features[len(self.grids) :])
+        frame_logits, embedding, *features = (
+            torch.stack([part.to(device).float() for part in parts]) for parts in rows
+        )
+        return Answer(frame_logits, embedding, features[: len(self.grids)], features[len(self.grids) :])
 
     def _ask(self, frames: Tensor) -> Answer:
         with networks_in(frames.device, self.precision):
@@ -96,7 +103,7 @@ class Teacher:
             maps.append(pool_to(attention_maps(stage.float()), size))
         embedding = features.stages[-1].float().mean((1, 3, 4))
         whole = [stage.float() for stage in features.stages] if self.whole else []
-        return Answer(features.logits.float(), embedding, maps, whole)
+        return Answer(features.frame_logits.float(), embedding, maps, whole)
 
     def _small(self, row: Sequence[Tensor]) -> list[Tensor]:
         """A row of an answer as it is kept: apart from the batch, in host memory, whole features in half precision."""

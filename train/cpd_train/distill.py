@@ -18,6 +18,7 @@ from cpd_train.fit import fit, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
+from cpd_train.start import START
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
@@ -35,6 +36,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     setting, section, folder = Setting.of(config, run_dir), config.student, run_dir / "student"
     teacher = on_device(read_checkpoint(run_dir / "teacher" / "teacher.safetensors").model, setting.device)
     student = setting.model(section)
+    START[config.distill.parameters.start](student, teacher)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)

@@ -71,12 +71,20 @@ def _spectrum(scene: Scene) -> Tensor:
     return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale)
 
 
+def _evidence(scene: Scene) -> Tensor:
+    ours, theirs = scene.ours.frame_logits.float(), scene.theirs.frame_logits
+    # softmax knows no common offset of the classes, so neither does their evidence
+    ours, theirs = ((logits - logits.mean(2, keepdim=True))[..., None, None] for logits in (ours, theirs))
+    return spectrum_distillation([ours], [theirs], form="complex", scale=scene.fixed.distill.spectrum.scale)
+
+
 TERMS: dict[str, Callable[[Scene], Tensor]] = {
     "cross_entropy": lambda scene: F.cross_entropy(scene.ours.logits.float(), scene.labels, reduction="none"),
     "logits": lambda scene: rivals.logit_distillation(
         scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
     ),
     "spectrum": _spectrum,
+    "evidence": _evidence,
     "parameters": lambda scene: parameter_distillation(
         scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
     ),

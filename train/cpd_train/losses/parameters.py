@@ -44,6 +44,21 @@ def energy_shares(coefficients: Tensor) -> Tensor:
     return energy / energy.sum()
 
 
+def with_energy_shares(kernels: Sequence[Tensor], shares: Tensor) -> list[Tensor]:
+    """Kernels whose energy lies at the frequencies as ``shares`` says, and is as large as it was in all.
+
+    Each coefficient is scaled by √(wanted share / share had) of its frequency, so filters keep their differences.
+
+    Args:
+        kernels: of one stage, as for ``kernel_coefficients``.
+        shares: (k * k,), sum 1.
+    """
+    size = kernels[0].shape[-1]
+    transform = dct_matrix(size).to(kernels[0])
+    gains = (shares / energy_shares(kernel_coefficients(kernels))).sqrt().reshape(size, size)
+    return [transform.T @ (gains * (transform @ kernel @ transform.T)) @ transform for kernel in kernels]
+
+
 def coefficient_quantiles(coefficients: Tensor, count: int = 32) -> Tensor:
     """(filters, frequencies) -> (count, frequencies): how the coefficients spread over the filters.
 

@@ -52,10 +52,15 @@ class ModelSpec:
 class Features(NamedTuple):
     """What distillation compares."""
 
-    logits: Tensor
-    """(batch, labels) float."""
+    frame_logits: Tensor
+    """(batch, frames, labels) float: the evidence in each frame; their mean over time is the clip's."""
     stages: list[Tensor]
     """The features of each stage, (batch, frames, channels, height, width) float."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(batch, labels) float."""
+        return self.frame_logits.mean(1)
 
 
 class VideoClassifier(nn.Module):
@@ -83,8 +88,7 @@ class VideoClassifier(nn.Module):
     def with_features(self, frames: Tensor) -> Features:
         """The logits and every stage's features; arguments as for ``forward``."""
         stages = self.backbone.stages(self._normalise(frames))
-        logits = self._consensus(self.backbone.head(stages[-1]))
-        return Features(logits, [self._by_clip(stage) for stage in stages])
+        return Features(self._by_clip(self.backbone.head(stages[-1])), [self._by_clip(stage) for stage in stages])
 
     @property
     def channels_last(self) -> bool:

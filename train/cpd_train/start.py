@@ -1,0 +1,75 @@
+"""Where the student's parameters start: the teacher's distribution as a prior, which costs no step anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cpd.errors import TrainingError
+from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
+from cpd_train.models import VideoClassifier
+from cpd_train.terms import spatial_kernels
+
+
+def random(student: VideoClassifier, teacher: VideoClassifier) -> None:
+    """Leaves the student as it is."""
+
+
+@torch.no_grad()
+def with_teachers_energy(student: VideoClassifier, teacher: VideoClassifier) -> None:
+    """Gives each stage's kernels the teacher's share of energy at each DCT frequency; their sizes may differ in number.
+
+    Stages without spatial kernels in either model stay as they are.
+
+    Raises:
+        TrainingError: kernels of a stage differ in size.
+    """
+    for ours, theirs in zip(spatial_kernels(student), spatial_kernels(teacher), strict=True):
+        if ours and theirs:
+            if ours[0].shape[-1] != theirs[0].shape[-1]:
+                raise TrainingError(
+                    f"kernels of {ours[0].shape[-1]} and {theirs[0].shape[-1]} have no common frequencies",
+                    "set distill.parameters.start: random",
+                )
+            shares = energy_shares(kernel_coefficients(theirs))
+            for kernel, shaped in zip(ours, with_energy_shares(ours, shares), strict=True):
+                kernel.copy_(shaped)
+
+
+@torch.no_grad()
+def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> None:
+    """Starts the student from every so many channels of the teacher's first blocks (arXiv 2311.18823).
+
+    The kernels are then a sample of the teacher's, so their coefficients are distributed over filters as the teacher's
+    at every frequency. Channels are taken evenly, so that shifted ones come from shifted ones, and alike in all layers,
+    so that a kernel meets the inputs it was made for.
+
+    Raises:
+        TrainingError: the networks are of two families.
+    """
+    theirs = dict(teacher.backbone.state_dict())
+    for name, ours in student.backbone.state_dict().items():
+        if name not in theirs or theirs[name].shape[2:] != ours.shape[2:]:
+            raise TrainingError(
+                f"the student's {name} has no counterpart in the teacher, a {teacher.spec.model}",
+                "set distill.parameters.start: energy",
+            )
+        ours.copy_(evenly_chosen(theirs[name], ours.shape))
+
+
+def evenly_chosen(parameter: Tensor, shape: torch.Size) -> Tensor:
+    """Of each dimension evenly spaced entries, as many as ``shape`` says."""
+    for dim, (size, wanted) in enumerate(zip(parameter.shape, shape, strict=True)):
+        if size != wanted:
+            chosen = torch.arange(wanted, device=parameter.device) * size // wanted
+            parameter = parameter.index_select(dim, chosen)
+    return parameter
+
+
+START: dict[str, Callable[[VideoClassifier, VideoClassifier], None]] = {
+    "random": random,
+    "energy": with_teachers_energy,
+    "teacher": sampled_from_teacher,
+}
