@@ -35,6 +35,10 @@ def _spectrum(**form: Any) -> Callable[[float], Section]:
     return lambda weight: _on_kd(spectrum={"weight": weight, **form})
 
 
+def _and_parameters(**form: Any) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(spectrum={"weight": weight}, parameters=form)
+
+
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
@@ -44,8 +48,17 @@ METHODS = {
     "relational": Method(_rival("relational"), (3, 10, 30)),
     "spatial_spectrum": Method(_rival("spatial_spectrum"), (3, 10, 30)),
     "spectrum": Method(_spectrum(), (3, 10, 30)),
-    "spectrum, by bin": Method(_spectrum(scale="bin"), (3, 10, 30)),
+    "spectrum, by bin": Method(_spectrum(scale="bin"), (1, 3, 10)),
     "spectrum, log": Method(_spectrum(form="log-amplitude"), (3, 10, 30)),
     "spectrum, complex by bin": Method(_spectrum(form="complex", scale="bin"), (3, 10, 30)),
     "spectrum, without DC": Method(_spectrum(dc=False), (3, 10, 30)),
+    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 0, "evidence": weight}), (1, 3, 10)),
+    "spectrum + evidence": Method(lambda weight: _on_kd(spectrum={"weight": 10, "evidence": weight}), (1, 3, 10)),
+    "start, energy": Method(_and_parameters(weight=0, start="energy"), (10,)),
+    "start, teacher": Method(_and_parameters(weight=0, start="teacher"), (10,)),
+    "parameters, energy": Method(lambda weight: _and_parameters(weight=weight)(10), (0.05, 0.5)),
+    "parameters, quantiles": Method(lambda weight: _and_parameters(weight=weight, form="quantiles")(10), (0.01, 0.1)),
+    "learned": Method(lambda weight: _spectrum()(weight) | {"collaboration": "learned"}, (10,)),
+    "confidence": Method(lambda weight: _spectrum()(weight) | {"collaboration": "confidence"}, (10,)),
+    "sampled": Method(lambda weight: _spectrum()(weight) | {"collaboration": "sampled"}, (10,)),
 }

@@ -50,8 +50,7 @@ def search(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], ove
     runs = Runs(pipeline, overrides)
     for seed in seeds or (SEARCH_SEED,):
         for method in methods or METHODS:
-            trials = METHODS[method].weights
-            for weight in trials if len(trials) > 1 else ():
+            for weight in METHODS[method].weights:
                 runs.bring("search", method, weight, seed)
     click.echo(search_table(read(runs.path), list(METHODS)))
 
@@ -67,8 +66,7 @@ def final(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], over
     runs.bring_teacher()
     for seed in seeds or range(5):
         for method in methods or METHODS:
-            trials = METHODS[method].weights
-            weight = best_weight(read(runs.path), method) if len(trials) > 1 else trials[0]
+            weight = best_weight(read(runs.path), method)
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
