@@ -35,8 +35,16 @@ def _spectrum(**form: Any) -> Callable[[float], Section]:
     return lambda weight: _on_kd(spectrum={"weight": weight, **form})
 
 
-def _and_parameters(**form: Any) -> Callable[[float], Section]:
-    return lambda weight: _on_kd(spectrum={"weight": weight}, parameters=form)
+START = {"parameters": {"weight": 0, "start": "teacher"}}
+
+
+def _sampled(**form: Any) -> Callable[[float], Section]:
+    parameters = START["parameters"] | form
+    return lambda weight: _on_kd(spectrum={"weight": weight}, parameters=parameters)
+
+
+def _sampled_and(form: str) -> Callable[[float], Section]:
+    return lambda weight: _sampled(weight=weight, form=form)(3)
 
 
 METHODS = {
@@ -47,18 +55,23 @@ METHODS = {
     "dist": Method(_rival("dist"), (0.3, 1, 3)),
     "relational": Method(_rival("relational"), (3, 10, 30)),
     "spatial_spectrum": Method(_rival("spatial_spectrum"), (3, 10, 30)),
-    "spectrum": Method(_spectrum(), (3, 10, 30)),
+    "spectrum": Method(_spectrum(), (1, 3, 10, 30)),
     "spectrum, by bin": Method(_spectrum(scale="bin"), (1, 3, 10)),
-    "spectrum, log": Method(_spectrum(form="log-amplitude"), (3, 10, 30)),
-    "spectrum, complex by bin": Method(_spectrum(form="complex", scale="bin"), (3, 10, 30)),
-    "spectrum, without DC": Method(_spectrum(dc=False), (3, 10, 30)),
-    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 0, "evidence": weight}), (1, 3, 10)),
-    "spectrum + evidence": Method(lambda weight: _on_kd(spectrum={"weight": 10, "evidence": weight}), (1, 3, 10)),
-    "start, energy": Method(_and_parameters(weight=0, start="energy"), (10,)),
-    "start, teacher": Method(_and_parameters(weight=0, start="teacher"), (10,)),
-    "parameters, energy": Method(lambda weight: _and_parameters(weight=weight)(10), (0.05, 0.5)),
-    "parameters, quantiles": Method(lambda weight: _and_parameters(weight=weight, form="quantiles")(10), (0.01, 0.1)),
-    "learned": Method(lambda weight: _spectrum()(weight) | {"collaboration": "learned"}, (10,)),
-    "confidence": Method(lambda weight: _spectrum()(weight) | {"collaboration": "confidence"}, (10,)),
-    "sampled": Method(lambda weight: _spectrum()(weight) | {"collaboration": "sampled"}, (10,)),
+    "start, energy": Method(_sampled(start="energy"), (3,)),
+    "start, teacher": Method(_sampled(), (1, 3, 10)),
+    "start, teacher; by bin": Method(
+        lambda weight: _on_kd(spectrum={"weight": weight, "scale": "bin"}, **START), (1, 3)
+    ),
+    "start, teacher; log": Method(
+        lambda weight: _on_kd(spectrum={"weight": weight, "form": "log-amplitude"}, **START), (3,)
+    ),
+    "start, teacher; without DC": Method(
+        lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (3,)
+    ),
+    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 3, "evidence": weight}, **START), (1, 3, 10)),
+    "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
+    "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),
+    "learned": Method(lambda weight: _sampled()(weight) | {"collaboration": "learned"}, (3,)),
+    "confidence": Method(lambda weight: _sampled()(weight) | {"collaboration": "confidence"}, (3,)),
+    "sampled": Method(lambda weight: _sampled()(weight) | {"collaboration": "sampled"}, (3,)),
 }

@@ -12,7 +12,9 @@ not trained again. ``--seed`` divides the work between processes; methods of one
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -22,6 +24,10 @@ import click
 import numpy as np
 from methods import METHODS
 from results import Result, append, best_weight, packed, read, search_table, table
+
+from cpd.config import Distill, Pipeline
+from cpd.config_file import load_config
+from cpd.stages import run_pipeline
 
 HERE = Path(__file__).parent
 SEARCH_SEED = 100
@@ -33,6 +39,16 @@ method_option = click.option(
 )
 seed_option = click.option("--seed", "seeds", multiple=True, type=int)
 set_option = click.option("--set", "overrides", multiple=True, help="As cpd-pipeline's --set.")
+
+
+searched_option = click.option(
+    "--searched", help="Name of the pipeline whose search chose the weights; default: this one's."
+)
+leave_option = click.option(
+    "--leave-one-out",
+    is_flag=True,
+    help="Seed i tests on the clips of the list's i-th group, and trains on all others.",
+)
 
 
 @click.group()
@@ -59,14 +75,24 @@ def search(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], ove
 @pipeline_argument
 @method_option
 @seed_option
+@searched_option
+@leave_option
 @set_option
-def final(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+def final(
+    pipeline: Path,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    searched: str | None,
+    leave_one_out: bool,
+    overrides: tuple[str, ...],
+) -> None:
     """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
-    runs = Runs(pipeline, overrides)
-    runs.bring_teacher()
-    for seed in seeds or range(5):
+    runs = LeaveOneOut(pipeline, overrides) if leave_one_out else Runs(pipeline, overrides)
+    trials = read(recorded(searched or runs.config.name))
+    for seed in seeds or runs.seeds:
+        runs.bring_teacher(seed)
         for method in methods or METHODS:
-            weight = best_weight(read(runs.path), method)
+            weight = best_weight(trials, method)
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
@@ -85,11 +111,12 @@ def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
 class Runs:
     """The trainings of one pipeline, done and to be done."""
 
-    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
-        from cpd.config_file import load_config
+    seeds = range(5)
+    """Of the table."""
 
+    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
         self.config = load_config(pipeline, overrides)
-        self.path = HERE / "results" / f"{self.config.name}.jsonl"
+        self.path = recorded(self.config.name)
         self.made = made_by()
         self.memory: tuple[int, Any] = (-1, None)
 
@@ -98,11 +125,10 @@ class Runs:
         done = {(one.kind, one.method, one.weight, one.seed) for one in read(self.path)}
         if (kind, method, weight, seed) in done:
             return
-        from cpd.config import Distill
         from cpd_train import distill
         from cpd_train.answers import Memory
 
-        config, run_dir = self.config, self.place(kind, method, weight, seed)
+        config, run_dir = self.of(seed), self.place(kind, method, weight, seed)
         section = config.distill.model_dump() | METHODS[method].section(weight)
         config = config.model_copy(update={"seed": seed, "distill": Distill.model_validate(section)})
         if self.memory[0] != seed:
@@ -125,14 +151,20 @@ class Runs:
             f"({result.seconds:.0f} s)"
         )
 
-    def bring_teacher(self) -> None:
-        """Records what the teacher reaches, unless that is done."""
-        if any(one.kind == "teacher" for one in read(self.path)):
+    def of(self, seed: int) -> Pipeline:  # noqa: ARG002  # one for all seeds, but where a fold has its own
+        """The pipeline whose data and teacher a seed uses."""
+        return self.config
+
+    def bring_teacher(self, seed: int) -> None:
+        """Brings the teacher of a seed up to date, and records what it reaches."""
+        config = self.of(seed)
+        run_pipeline(config, until="teacher")
+        if any((one.kind, one.seed) == ("teacher", config.seed) for one in read(self.path)):
             return
-        folder = self.config.run_dir / "teacher"
+        folder = config.run_dir / "teacher"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         result = Result(
-            "teacher", "", 0, self.config.seed,
+            "teacher", "", 0, config.seed,
             validation=[row["validation_top1"] for row in rows],
             learned_weights=[],
             seconds=round(sum(row["seconds"] for row in rows), 1),
@@ -143,16 +175,43 @@ class Runs:
 
     def place(self, kind: str, method: str, weight: float, seed: int) -> Path:
         """The run folder of a student, with the data and the teacher of the pipeline."""
-        run_dir = (
-            self.config.run_dir
-            / "distillation"
-            / f"{kind}-{method.replace(', ', '-').replace(' ', '-')}-{weight:g}-{seed}"
-        )
+        home = self.of(seed).run_dir
+        run_dir = home / "distillation" / f"{kind}-{re.sub('[^a-z]+', '-', method)}-{weight:g}-{seed}"
         run_dir.mkdir(parents=True, exist_ok=True)
         for name in ("data", "teacher"):
             if not (run_dir / name).exists():
-                (run_dir / name).symlink_to((self.config.run_dir / name).absolute())
+                (run_dir / name).symlink_to((home / name).absolute())
         return run_dir
+
+
+class LeaveOneOut(Runs):
+    """A run, with a teacher of its own, for each group of a list: its clips are the test, all others are trained on."""
+
+    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
+        super().__init__(pipeline, overrides)
+        with Path(str(self.config.data.list)).open(newline="") as file:
+            self.clips = list(csv.DictReader(file))
+        self.groups = sorted({clip["group"] for clip in self.clips})
+        self.seeds = range(len(self.groups))
+
+    def of(self, seed: int) -> Pipeline:
+        out = self.groups[seed]
+        run_dir = self.config.run_dir / out
+        path = run_dir.with_name(f"{out}.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["path", "label", "group", "split"])
+            writer.writeheader()
+            for clip in self.clips:
+                writer.writerow(clip | {"split": "test" if clip["group"] == out else "train"})
+        root = self.config.data.root or Path(str(self.config.data.list)).parent
+        data = self.config.data.model_copy(update={"list": path, "root": root, "validation_fraction": 0.0})
+        return self.config.model_copy(update={"seed": seed, "data": data, "output": run_dir})
+
+
+def recorded(name: str) -> Path:
+    """The results of a pipeline."""
+    return HERE / "results" / f"{name}.jsonl"
 
 
 def tested(logits: Path) -> dict[str, Any]:

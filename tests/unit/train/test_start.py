@@ -1,0 +1,77 @@
+"""Where a student's parameters start."""
+
+import numpy as np
+import pytest
+import torch
+
+from cpd.clip import ClipSpec
+from cpd.errors import TrainingError
+from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
+from cpd_train.models import ModelSpec, build_model
+from cpd_train.start import START, evenly_chosen
+from cpd_train.terms import spatial_kernels
+
+CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
+
+
+def model(name="tsm-tiny", width=8, blocks=1, seed=0):
+    torch.manual_seed(seed)
+    return build_model(ModelSpec(name, width, blocks), 3, CLIP)
+
+
+def smooth(teacher):
+    """The same model with low-pass kernels."""
+    with torch.no_grad():
+        for kernel in (kernel for stage in spatial_kernels(teacher) for kernel in stage):
+            kernel.add_(kernel.mean((2, 3), keepdim=True) * 3)
+    return teacher
+
+
+def test_random_changes_nothing():
+    student = model()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    START["random"](student, model(width=32))
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_kernels_get_the_shares_asked_for_and_keep_their_energy():
+    kernels = [torch.randn(6, 4, 3, 3, dtype=torch.float64), torch.randn(5, 1, 3, 3, dtype=torch.float64)]
+    shares = torch.linspace(9, 1, 9, dtype=torch.float64) / 45
+    shaped = with_energy_shares(kernels, shares)
+    np.testing.assert_allclose(energy_shares(kernel_coefficients(shaped)), shares, rtol=1e-6)
+    before, after = (sum(float(kernel.square().sum()) for kernel in some) for some in (kernels, shaped))
+    assert after == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tsm-tiny", "tsm-mobilenetv2"])
+def test_energy_follows_the_teacher_whatever_its_family(name):
+    student, teacher = model(name), smooth(model(width=16, blocks=2, seed=1))
+    START["energy"](student, teacher)
+    for ours, theirs in zip(spatial_kernels(student), spatial_kernels(teacher), strict=True):
+        if ours:
+            wanted, got = (energy_shares(kernel_coefficients(kernels)) for kernels in (theirs, ours))
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sample_of_the_same_network_is_the_network():
+    student, teacher = model(seed=0), model(seed=1)
+    START["teacher"](student, teacher)
+    frames = torch.randint(0, 256, (2, *CLIP.shape), dtype=torch.uint8)
+    assert torch.equal(student.eval()(frames), teacher.eval()(frames))
+
+
+def test_a_sample_holds_every_fourth_channel_of_the_first_blocks():
+    student, teacher = model(width=8, blocks=1), model(width=32, blocks=2, seed=1)
+    START["teacher"](student, teacher)
+    ours, theirs = (one.backbone.get_submodule("layer2.0.conv2").weight for one in (student, teacher))
+    assert torch.equal(ours, theirs[::4, ::4])
+
+
+def test_entries_are_chosen_evenly_where_sizes_do_not_divide():
+    assert evenly_chosen(torch.arange(32), torch.Size([5])).tolist() == [0, 6, 12, 19, 25]
+
+
+def test_networks_of_two_families_are_refused():
+    with pytest.raises(TrainingError, match=r"no counterpart in the teacher, a tsm-tiny") as caught:
+        START["teacher"](model("tsm-mobilenetv2"), model())
+    assert caught.value.remedy == "set distill.parameters.start: energy"
