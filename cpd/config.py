@@ -199,6 +199,9 @@ class Spectrum(Section):
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
     )
+    decay: bool = Field(
+        False, description="Let the weight fall to zero over the training: features first, then logits."
+    )
     evidence: NonNegative = Field(
         0.0, description="Weight of the spectrum of each frame's logits: when the evidence for each class comes."
     )

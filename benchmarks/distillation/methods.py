@@ -71,6 +71,7 @@ METHODS = {
     "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 3, "evidence": weight}, **START), (1, 3, 10)),
     "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
     "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),
+    "fading": Method(lambda weight: _on_kd(spectrum={"weight": weight, "decay": True}, **START), (3, 10, 30)),
     "learned": Method(lambda weight: _sampled()(weight) | {"collaboration": "learned"}, (3,)),
     "confidence": Method(lambda weight: _sampled()(weight) | {"collaboration": "confidence"}, (3,)),
     "sampled": Method(lambda weight: _sampled()(weight) | {"collaboration": "sampled"}, (3,)),

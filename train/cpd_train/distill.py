@@ -74,6 +74,7 @@ class Collaboration:
             raise TrainingError(f"the student knows {student.labels} classes and the teacher {teacher.labels}")
         self.student, self.distill = student, distill
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
+        self.fading = {name for name in ("spectrum", "parameters") if getattr(distill, name).decay}
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         memory = memory or Memory(int(distill.cache_gb * 1e9))
         self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.whole, memory, precision)
@@ -96,8 +97,7 @@ class Collaboration:
             term = TERMS[name](scene)
             if confidence is not None and term.dim() and name != "cross_entropy":
                 term = confidence * term
-            fading = name == "parameters" and self.distill.parameters.decay
-            terms[name] = weight * (1 - progress if fading else 1) * term.mean()
+            terms[name] = weight * (1 - progress if name in self.fading else 1) * term.mean()
         return self._collaborate(terms)
 
     def log(self) -> dict[str, Any]:
