@@ -175,6 +175,11 @@ class Model(Section):
     mixup: NonNegative = Field(
         0.0, description="Blend pairs of clips and their labels by shares drawn from Beta(m, m); a teacher's alone."
     )
+    generations: Count = Field(
+        1,
+        description="Train anew from random weights as often as this, each time from the answers of the one before "
+        "(born-again networks); a teacher's alone.",
+    )
 
     @model_validator(mode="after")
     def _tiny_only(self) -> Self:
@@ -333,9 +338,13 @@ class Pipeline(Section):
         return self
 
     @model_validator(mode="after")
-    def _only_the_teacher_mixes(self) -> Self:
+    def _a_teacher_alone(self) -> Self:
         if self.student.mixup:
             raise ValueError("student.mixup must be 0: the teacher would have to answer each blend anew")
+        if self.student.generations != 1:
+            raise ValueError("student.generations must be 1: only the teacher has no teacher")
+        if self.teacher.generations != 1 and self.teacher.epochs == 0:
+            raise ValueError("teacher.generations must be 1 where teacher.epochs is 0, since nothing is trained")
         return self
 
     @property

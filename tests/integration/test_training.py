@@ -174,6 +174,22 @@ def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
+def test_a_teacher_born_again_learns_from_the_one_before_it(taught, tmp_path):
+    prepare.run(config_of(), tmp_path)
+    teacher.run(config_of(teacher=BASE["teacher"] | {"generations": 2}), tmp_path)
+    folder, alone = tmp_path / "teacher", taught / "teacher"
+    first, second, one = (load_file(path / "teacher.safetensors") for path in (folder / "generation-1", folder, alone))
+    assert all(torch.equal(first[name], one[name]) for name in one), "the first is the teacher of one generation"
+    assert not torch.equal(first["fc.weight"], second["fc.weight"])
+    assert {"cross_entropy", "logits", "spectrum"} == set(metrics_of(tmp_path, "teacher")[0]["loss"])
+
+
+def test_the_evidence_of_each_frame_is_a_term(taught):
+    distill.run(config_of(distill={"spectrum": {"weight": 0, "evidence": 1}}), taught)
+    losses = [row["loss"]["evidence"] for row in metrics_of(taught, "student")]
+    assert 0 < losses[-1] < 2
+
+
 class TestPrepare:
     def test_a_broken_clip_is_named_and_left_out(self, write_video, tmp_path):
         rows = ["path,label,split"]

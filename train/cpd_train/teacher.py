@@ -1,4 +1,4 @@
-"""The teacher's recipe: cross-entropy on the true labels, or weights as they come."""
+"""The teacher's recipe: the true labels, and its own predecessors if it is born again; or weights as they come."""
 
 from __future__ import annotations
 
@@ -9,44 +9,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd.config import Pipeline
-from cpd_train.common import Setting
+from cpd.config import Distill, Model, Parameters, Pipeline
+from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
-from cpd_train.fit import fit, judge, write_test_logits
+from cpd_train.distill import Collaboration
+from cpd_train.fit import Outcome, Step, fit, judge, write_test_logits
 from cpd_train.loader import Batch
-from cpd_train.models import read_checkpoint, write_checkpoint
+from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
+
+CHECKPOINT = "teacher.safetensors"
+
+BORN_AGAIN = Distill(parameters=Parameters(weight=0))
+"""How a teacher learns from the one before it: its logits and its features' spectrum."""
 
 
 def run(config: Pipeline, run_dir: Path) -> str:
-    """Writes teacher.safetensors, metrics.jsonl and test_logits.npz into ``teacher/``; returns a one-line summary."""
+    """Writes teacher.safetensors, metrics.jsonl and test_logits.npz into ``teacher/``; returns a one-line summary.
+
+    Earlier generations leave theirs in ``teacher/generation-1/`` and so on.
+    """
     setting, section, folder = Setting.of(config, run_dir), config.teacher, run_dir / "teacher"
-    model = setting.model(section)
-    validation = setting.loader("validation", section.batch_size)
     told = ""
     if section.epochs == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        top1 = judge(model, validation).get("validation_top1")
-        write_checkpoint(folder / "teacher.safetensors", model, "teacher", setting.labels, setting.data_sha256, 0, top1)
-        (folder / "metrics.jsonl").touch()
+        _take_as_it_is(setting, section, folder)
     else:
-        draws = np.random.default_rng(config.seed)
-
-        def step(batch: Batch, _progress: float) -> dict[str, Tensor]:
-            frames, labels = mixed(batch, len(setting.labels), section.mixup, draws)
-            with networks_in(setting.device, config.precision):
-                logits = model(frames)
-            return {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing)}
-
-        training = setting.loader("train", section.batch_size)
-        outcome = fit(
-            model, training, validation, step, section, config.augment,
-            seed=config.seed, role="teacher", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
-        )  # fmt: skip
+        before: VideoClassifier | None = None
+        for place in [*(folder / f"generation-{number}" for number in range(1, section.generations)), folder]:
+            outcome = _train(setting, section, place, before)
+            before = read_checkpoint(place / CHECKPOINT).model
         told = f", epoch {outcome.epoch} of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
-    best = read_checkpoint(folder / "teacher.safetensors")
+    best = read_checkpoint(folder / CHECKPOINT)
     test = setting.loader("test", section.batch_size)
     top1 = write_test_logits(best.model.to(setting.device), test, folder / "test_logits.npz")
     return f"{section.model} with {best.parameters:,} parameters, top-1 {top1:.1%}{told}"
+
+
+def _take_as_it_is(setting: Setting, section: Model, folder: Path) -> None:
+    """Keeps the weights that the section names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = setting.model(section)
+    top1 = judge(model, setting.loader("validation", section.batch_size)).get("validation_top1")
+    write_checkpoint(folder / CHECKPOINT, model, "teacher", setting.labels, setting.data_sha256, 0, top1)
+    (folder / "metrics.jsonl").touch()
+
+
+def _train(setting: Setting, section: Model, folder: Path, before: VideoClassifier | None) -> Outcome:
+    """Trains one generation: the first on the true labels, each later one on the answers of the one before too."""
+    config, model = setting.config, setting.model(section)
+    draws = np.random.default_rng(config.seed)
+
+    def from_labels(batch: Batch, _progress: float) -> dict[str, Tensor]:
+        frames, labels = mixed(batch, len(setting.labels), section.mixup, draws)
+        with networks_in(setting.device, config.precision):
+            logits = model(frames)
+        return {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing)}
+
+    step: Step = from_labels
+    if before is not None:
+        step = Collaboration(model, on_device(before, setting.device), BORN_AGAIN, config.seed, config.precision)
+    return fit(
+        model, setting.loader("train", section.batch_size), setting.loader("validation", section.batch_size), step,
+        section, config.augment,
+        seed=config.seed, role="teacher", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
+        views=0 if before is None else BORN_AGAIN.views,
+    )  # fmt: skip
 
 
 def mixed(batch: Batch, labels: int, mixup: float, draws: np.random.Generator) -> tuple[Tensor, Tensor]:

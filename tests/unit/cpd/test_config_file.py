@@ -229,6 +229,7 @@ def test_the_schema_describes_every_key_and_closes_every_section():
         ("{normalise: clip, mean: [0.5, 0.5, 0.5]}", "{}", "mean and std are not used where normalise is clip"),
         ("{normalise: clip}", "{causal: true}", "student.causal runs frame by frame"),
         ("{}", "{mixup: 0.2}", "student.mixup must be 0"),
+        ("{}", "{generations: 2}", "student.generations must be 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(write, clip, student, message):
