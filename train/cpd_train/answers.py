@@ -100,7 +100,7 @@ class Teacher:
         maps = []
         for stage, grid in zip(features.stages, self.grids, strict=True):
             size = (min(grid[0], stage.shape[-2]), min(grid[1], stage.shape[-1]))
-            maps.append(pool_to(attention_maps(stage.float()), size))
+            maps.append(pool_to(attention_maps(stage), size))
         embedding = features.stages[-1].float().mean((1, 3, 4))
         whole = [stage.float() for stage in features.stages] if self.whole else []
         return Answer(features.frame_logits.float(), embedding, maps, whole)

@@ -36,7 +36,7 @@ class Scene:
 
     @cached_property
     def our_maps(self) -> list[Tensor]:
-        return [attention_maps(stage.float()) for stage in self.ours.stages]
+        return [attention_maps(stage) for stage in self.ours.stages]
 
     @cached_property
     def our_adapted(self) -> list[Tensor]:

@@ -37,6 +37,24 @@ class TestLogitDistillation:
         assert rivals.logit_distillation(logits + 5, logits, 4.0).abs().max() < 1e-12
 
 
+class TestAttentionMaps:
+    def test_equal_numpy(self, rng):
+        features = rng.normal(size=(2, 3, 5, 4, 6))
+        maps = spectrum.attention_maps(torch.from_numpy(features))
+        np.testing.assert_allclose(maps.numpy(), (features**2).mean(2), rtol=1e-12)
+
+    def test_gradients_are_right(self, rng):
+        features = torch.from_numpy(rng.normal(size=(2, 3, 5, 2, 2))).requires_grad_()
+        assert torch.autograd.gradcheck(spectrum.attention_maps, features)
+
+    def test_half_precision_features_give_float_maps_and_get_gradients_of_their_own_type(self, rng):
+        features = torch.from_numpy(rng.normal(size=(2, 3, 5, 4, 6))).bfloat16().requires_grad_()
+        maps = spectrum.attention_maps(features)
+        maps.sum().backward()
+        assert (maps.dtype, features.grad.dtype) == (torch.float32, torch.bfloat16)
+        torch.testing.assert_close(maps, features.float().square().mean(2), rtol=1e-2, atol=1e-3)
+
+
 class TestTemporalSpectrum:
     @pytest.mark.parametrize("frames", [1, 2, 5, 7, 8])
     def test_keeps_the_energy_of_the_signal(self, rng, frames):
