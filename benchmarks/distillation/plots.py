@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from methods import METHODS
-from results import Result, read
+from results import Result, best_weight, read
 from run import Runs
 
 from cpd.dataset import read_clips
@@ -58,11 +58,11 @@ def main(pipeline: Path, method: str) -> None:
 
 
 def learning_curves(results: list[Result]) -> Figure:
-    """Validation top-1 after each epoch, mean over seeds."""
+    """Validation top-1 after each epoch of the search, mean over its seeds, with each method's best weight."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     curves = defaultdict(list)
     for result in results:
-        if result.kind == "final":
+        if result.kind == "search" and result.weight == best_weight(results, result.method):
             curves[result.method].append(result.validation)
     for method in [name for name in METHODS if name in curves]:
         mean = 100 * np.mean(curves[method], axis=0)

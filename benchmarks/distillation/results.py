@@ -26,7 +26,7 @@ class Result:
     weight: float
     seed: int
     validation: list[float]
-    """Top-1 (fraction) after each epoch."""
+    """Top-1 (fraction) after each epoch; empty where the validation clips are trained on."""
     test_right: str
     """Of each test clip whether it is labelled right: bits in hexadecimal, the first clip's first."""
     test_clips: int

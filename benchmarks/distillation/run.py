@@ -138,18 +138,16 @@ class Runs:
         rows = [json.loads(line) for line in (run_dir / "student/metrics.jsonl").read_text().splitlines()]
         result = Result(
             kind, method, weight, seed,
-            validation=[row["validation_top1"] for row in rows],
+            validation=curve(rows),
             learned_weights=[row["learned_weights"] for row in rows if "learned_weights" in row],
             seconds=round(time.perf_counter() - began, 1),
             made=self.made,
             **(tested(run_dir / "student/test_logits.npz") if kind == "final" else {"test_right": "", "test_clips": 0}),
         )  # fmt: skip
         append(self.path, result)
-        told = f", test {result.right.mean():.1%}" if kind == "final" else ""
-        click.echo(
-            f"{kind} {method} {weight:g} seed {seed}: validation {result.validation_score:.1%}{told} "
-            f"({result.seconds:.0f} s)"
-        )
+        told = [f"validation {result.validation_score:.1%}"] if result.validation else []
+        told += [f"test {result.right.mean():.1%}"] if kind == "final" else []
+        click.echo(f"{kind} {method} {weight:g} seed {seed}: {', '.join(told)} ({result.seconds:.0f} s)")
 
     def of(self, seed: int) -> Pipeline:  # noqa: ARG002  # one for all seeds, but where a fold has its own
         """The pipeline whose data and teacher a seed uses."""
@@ -165,7 +163,7 @@ class Runs:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         result = Result(
             "teacher", "", 0, config.seed,
-            validation=[row["validation_top1"] for row in rows],
+            validation=curve(rows),
             learned_weights=[],
             seconds=round(sum(row["seconds"] for row in rows), 1),
             made=self.made,
@@ -212,6 +210,11 @@ class LeaveOneOut(Runs):
 def recorded(name: str) -> Path:
     """The results of a pipeline."""
     return HERE / "results" / f"{name}.jsonl"
+
+
+def curve(rows: list[dict[str, Any]]) -> list[float]:
+    """Validation top-1 (fraction) after each epoch; empty where those clips are trained on."""
+    return [row["validation_top1"] for row in rows if "validation_top1" in row]
 
 
 def tested(logits: Path) -> dict[str, Any]:
