@@ -44,7 +44,7 @@ def _sampled(**form: Any) -> Callable[[float], Section]:
 
 
 def _sampled_and(form: str) -> Callable[[float], Section]:
-    return lambda weight: _sampled(weight=weight, form=form)(3)
+    return lambda weight: _sampled(weight=weight, form=form)(1)
 
 
 METHODS = {
@@ -57,22 +57,23 @@ METHODS = {
     "spatial_spectrum": Method(_rival("spatial_spectrum"), (3, 10, 30)),
     "spectrum": Method(_spectrum(), (1, 3, 10, 30)),
     "spectrum, by bin": Method(_spectrum(scale="bin"), (1, 3, 10)),
-    "start, energy": Method(_sampled(start="energy"), (3,)),
-    "start, teacher": Method(_sampled(), (1, 3, 10)),
+    "start, energy": Method(_sampled(start="energy"), (1,)),
+    "start alone": Method(_sampled(), (0,)),
+    "start, teacher": Method(_sampled(), (0.3, 1, 3, 10)),
     "start, teacher; by bin": Method(
-        lambda weight: _on_kd(spectrum={"weight": weight, "scale": "bin"}, **START), (1, 3)
+        lambda weight: _on_kd(spectrum={"weight": weight, "scale": "bin"}, **START), (0.3, 1)
     ),
     "start, teacher; log": Method(
-        lambda weight: _on_kd(spectrum={"weight": weight, "form": "log-amplitude"}, **START), (3,)
+        lambda weight: _on_kd(spectrum={"weight": weight, "form": "log-amplitude"}, **START), (1,)
     ),
     "start, teacher; without DC": Method(
-        lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (3,)
+        lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (1,)
     ),
-    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 3, "evidence": weight}, **START), (1, 3, 10)),
+    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3, 1, 3)),
     "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
     "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),
-    "fading": Method(lambda weight: _on_kd(spectrum={"weight": weight, "decay": True}, **START), (3, 10, 30)),
-    "learned": Method(lambda weight: _sampled()(weight) | {"collaboration": "learned"}, (3,)),
-    "confidence": Method(lambda weight: _sampled()(weight) | {"collaboration": "confidence"}, (3,)),
-    "sampled": Method(lambda weight: _sampled()(weight) | {"collaboration": "sampled"}, (3,)),
+    "fading": Method(lambda weight: _on_kd(spectrum={"weight": weight, "decay": True}, **START), (1, 3, 10)),
+    "learned": Method(lambda weight: _sampled()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
+    "confidence": Method(lambda weight: _sampled()(weight) | {"collaboration": "confidence"}, (1,)),
+    "sampled": Method(lambda weight: _sampled()(weight) | {"collaboration": "sampled"}, (1,)),
 }

@@ -56,6 +56,10 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     )
 
 
+NOISE_RATE = 10.0
+"""How much faster than the network noise is learned: it settles within some dozen steps, and follows the losses."""
+
+
 class Collaboration:
     """The loss of a distillation step: which terms there are, and how they are weighed against each other."""
 
@@ -93,22 +97,31 @@ class Collaboration:
         if self.distill.collaboration == "confidence":
             confidence = collaboration.teacher_confidence(scene.theirs.logits.float(), batch.labels)
         terms = {}
-        for name, weight in self.weights.items():
+        for name in self.weights:
             term = TERMS[name](scene)
             if confidence is not None and term.dim() and name != "cross_entropy":
                 term = confidence * term
-            terms[name] = weight * (1 - progress if name in self.fading else 1) * term.mean()
-        return self._collaborate(terms)
+            terms[name] = term.mean()
+        now = {name: weight * (1 - progress if name in self.fading else 1) for name, weight in self.weights.items()}
+        return self._collaborate(terms, now)
 
     def log(self) -> dict[str, Any]:
-        """The learned weight exp(-s) of each term, for metrics.jsonl."""
+        """The learned weight w exp(-s) of each term, for metrics.jsonl."""
         if self.distill.collaboration != "learned":
             return {}
-        return {"learned_weights": dict(zip(self.weights, (-self.log_variances.detach()).exp().tolist(), strict=True))}
+        precisions = (-self._noise.detach()).exp().tolist()
+        return {"learned_weights": {name: w * p for (name, w), p in zip(self.weights.items(), precisions, strict=True)}}
 
-    def _collaborate(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    @property
+    def _noise(self) -> Tensor:
+        return NOISE_RATE * self.log_variances
+
+    def _collaborate(self, terms: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
         if self.distill.collaboration == "learned":
-            return {"collaborative": collaboration.learned_noise(torch.stack(list(terms.values())), self.log_variances)}
+            losses = torch.stack(list(terms.values()))
+            counts = torch.tensor(list(weights.values()), device=losses.device)
+            return {"collaborative": collaboration.learned_noise(losses, counts, self._noise)}
+        terms = {name: weights[name] * term for name, term in terms.items()}
         if self.distill.collaboration == "sampled":
             drawn = [name for name in terms if name != "cross_entropy"]
             factors = collaboration.drawn_term(torch.ones(len(drawn)), self.generator).tolist()

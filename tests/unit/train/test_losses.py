@@ -249,15 +249,17 @@ class TestParameterDistribution:
 
 class TestCollaboration:
     def test_learned_noise_settles_where_theory_says(self):
-        """At s = log(2 L) its gradient vanishes: a term then weighs 1 / (2 L)."""
-        values = torch.tensor([0.5, 3.0], dtype=torch.float64)
-        s = (2 * values).log().requires_grad_()
-        collaboration.learned_noise(values, s).backward()
+        """At s = log(2 L) its gradient vanishes: a term then weighs w / (2 L)."""
+        values, weights = torch.tensor([[0.5, 3.0], [0.1, 7.0]], dtype=torch.float64)
+        values.requires_grad_()
+        s = (2 * values.detach()).log().requires_grad_()
+        collaboration.learned_noise(values, weights, s).backward()
         assert s.grad.abs().max() < 1e-12
+        torch.testing.assert_close(values.grad, weights / (2 * values.detach()))
 
     def test_learned_noise_is_bounded(self):
         values, far = torch.tensor([1e-9]), torch.tensor([-50.0])
-        assert collaboration.learned_noise(values, far).item() == pytest.approx(math.exp(4) * 1e-9 - 2)
+        assert collaboration.learned_noise(values, torch.ones(1), far).item() == pytest.approx(math.exp(4) * 1e-9 - 2)
 
     def test_confidence_has_mean_one_and_follows_the_teacher(self):
         logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]])

@@ -8,20 +8,22 @@ from torch import Tensor
 EPSILON = 1e-8
 
 
-def learned_noise(losses: Tensor, log_variances: Tensor, bound: float = 4.0) -> Tensor:
-    """Each term as the likelihood of an observation with its own noise σ² = exp(s) (arXiv 1705.07115).
+def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor, bound: float = 4.0) -> Tensor:
+    """Each term as so many observations with its own noise σ² = exp(s), after arXiv 1705.07115.
 
-        L = Σ_i exp(−s_i) L_i + s_i / 2
+        L = Σ_i w_i (exp(−s_i) L_i + s_i / 2)
 
-    The best s_i for a constant L_i is log(2 L_i): a term weighs 1 / (2 L_i), so that terms count alike whatever their
-    size; ``bound`` keeps |s_i| from growing without end where a loss goes to zero.
+    The best s_i for a constant L_i is log(2 L_i): a term then weighs w_i / (2 L_i), whatever its size. So w_i is how
+    much a term is listened to; as a factor on L_i alone it would change nothing, since s_i would undo it. ``bound``
+    keeps |s_i| from growing without end where a loss goes to zero.
 
     Args:
         losses: (terms,), each at least 0.
+        weights: (terms,) w.
         log_variances: (terms,) learned s.
     """
     s = log_variances.clamp(-bound, bound)
-    return ((-s).exp() * losses + s / 2).sum()
+    return (weights * ((-s).exp() * losses + s / 2)).sum()
 
 
 def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
