@@ -199,7 +199,11 @@ class Spectrum(Section):
     form: Literal["amplitude", "log-amplitude", "complex"] = Field(
         "amplitude", description="What of the spectrum is compared; complex counts phase too."
     )
-    align: Literal["attention", "adapter"] = Field("attention", description="How both are brought to one shape.")
+    align: Literal["attention", "adapter", "channels"] = Field(
+        "attention",
+        description="How both are brought to one shape: attention over channels, a learned adapter, or the teacher's "
+        "channels that the student started from (parameters.start: teacher).",
+    )
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
@@ -251,6 +255,12 @@ class Distill(Section):
         description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
         "or one distillation term drawn at each step.",
     )
+
+    @model_validator(mode="after")
+    def _channels_that_correspond(self) -> Self:
+        if self.spectrum.align == "channels" and self.parameters.start != "teacher":
+            raise ValueError("spectrum.align: channels needs parameters.start: teacher, which makes channels correspond")
+        return self
 
     @property
     def weights(self) -> dict[str, float]:

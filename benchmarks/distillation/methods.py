@@ -47,6 +47,10 @@ def _sampled_and(form: str) -> Callable[[float], Section]:
     return lambda weight: _sampled(weight=weight, form=form)(1)
 
 
+def _channels(**form: Any) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(spectrum={"weight": weight, "align": "channels", **form}, **START)
+
+
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
@@ -69,6 +73,8 @@ METHODS = {
     "start, teacher; without DC": Method(
         lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (1,)
     ),
+    "channels": Method(_channels(), (0.3, 1, 3)),
+    "channels, complex": Method(_channels(form="complex"), (1,)),
     "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3, 1, 3)),
     "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
     "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from cpd.config import Pipeline
@@ -99,12 +100,12 @@ def test_every_part_can_be_switched(taught, section, terms):
     assert ("learned_weights" in rows[0]) == (section.get("collaboration") == "learned")
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_kept_answers_are_those_the_teacher_gives(taught, whole):
+@pytest.mark.parametrize("channels", [(), (6, 12, 24, 48), (3, 6, 12, 24)])
+def test_kept_answers_are_those_the_teacher_gives(taught, channels):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids = [(10, 10), (5, 5), (3, 3), (2, 2)]
-    ask = Teacher(model, grids, whole, Memory(10**8))
+    ask = Teacher(model, grids, channels, Memory(10**8))
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
         for batch in loader.train(setting.config.augment, 0, epoch, repeat=2):
@@ -114,15 +115,15 @@ def test_kept_answers_are_those_the_teacher_gives(taught, whole):
             torch.testing.assert_close(answer.logits, features.logits, atol=1e-5, rtol=1e-4)
             for ours, stage in zip(answer.maps, features.stages, strict=True):
                 torch.testing.assert_close(ours, attention_maps(stage), atol=1e-4, rtol=1e-3)
-            assert len(answer.stages) == (4 if whole else 0)
-            for ours, stage in zip(answer.stages, features.stages, strict=False):
-                torch.testing.assert_close(ours, stage, atol=1e-3, rtol=1e-3)
+            assert len(answer.stages) == len(channels)
+            for ours, stage, count in zip(answer.stages, features.stages, channels, strict=False):
+                torch.testing.assert_close(ours, stage[:, :, :: stage.shape[2] // count], atol=1e-3, rtol=1e-3)
 
 
 def test_a_full_memory_asks_again(taught):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
-    ask = Teacher(model, [(2, 2)] * 4, False, Memory(3000))
+    ask = Teacher(model, [(2, 2)] * 4, (), Memory(3000))
     loader = setting.loader("train", 8)
     for epoch in range(3):
         for batch in loader.train(setting.config.augment, 0, epoch, repeat=1):
@@ -182,6 +183,15 @@ def test_a_teacher_born_again_learns_from_the_one_before_it(taught, tmp_path):
     assert all(torch.equal(first[name], one[name]) for name in one), "the first is the teacher of one generation"
     assert not torch.equal(first["fc.weight"], second["fc.weight"])
     assert {"cross_entropy", "logits", "spectrum"} == set(metrics_of(tmp_path, "teacher")[0]["loss"])
+
+
+def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taught):
+    section = {"spectrum": {"align": "channels"}, "parameters": {"weight": 0, "start": "teacher"}}
+    distill.run(config_of(distill=section), taught)
+    losses = [row["loss"]["spectrum"] for row in metrics_of(taught, "student")]
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValidationError, match="needs parameters.start: teacher"):
+        config_of(distill={"spectrum": {"align": "channels"}})
 
 
 def test_the_evidence_of_each_frame_is_a_term(taught):

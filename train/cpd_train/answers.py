@@ -11,7 +11,7 @@ from torch import Tensor
 from cpd_train.cuda import networks_in
 from cpd_train.loader import Batch
 from cpd_train.losses.spectrum import attention_maps, pool_to
-from cpd_train.models import VideoClassifier
+from cpd_train.models import VideoClassifier, evenly_chosen
 
 
 class Answer(NamedTuple):
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
     maps: list[Tensor]
     """For each stage its attention maps, (batch, frames, height, width), on a grid no finer than the student's."""
     stages: list[Tensor]
-    """For each stage its features, (batch, frames, channels, height, width); empty where no term asks for them."""
+    """For each stage the features that terms ask for, (batch, frames, channels, height, width); empty if none does."""
 
     @property
     def logits(self) -> Tensor:
@@ -41,17 +41,17 @@ class Memory:
 
     def __init__(self, room_bytes: int) -> None:
         self._room_bytes = room_bytes
-        self._kept: dict[tuple[int, int, bool], list[Tensor]] = {}
+        self._kept: dict[tuple[int, int, tuple[int, ...]], list[Tensor]] = {}
 
-    def get(self, view: tuple[int, int], whole: bool) -> list[Tensor] | None:
-        """The parts of an answer, without or with whole features, if it is kept."""
-        return self._kept.get((*view, whole))
+    def get(self, view: tuple[int, int], channels: tuple[int, ...]) -> list[Tensor] | None:
+        """The parts of an answer with so many channels of each stage's features, if it is kept."""
+        return self._kept.get((*view, channels))
 
-    def put(self, view: tuple[int, int], whole: bool, parts: list[Tensor]) -> None:
+    def put(self, view: tuple[int, int], channels: tuple[int, ...], parts: list[Tensor]) -> None:
         size_bytes = sum(part.numel() * part.element_size() for part in parts)
         if size_bytes <= self._room_bytes:
             self._room_bytes -= size_bytes
-            self._kept[*view, whole] = parts
+            self._kept[*view, channels] = parts
 
 
 class Teacher:
@@ -60,7 +60,8 @@ class Teacher:
     Args:
         model: the teacher, on its device.
         grids: for each stage the student's (height, width); answers are not kept finer than that.
-        whole: whether terms need whole features; they are kept in half precision.
+        channels: for each stage how many evenly chosen channels of its features terms need, if they need features;
+            they are kept in half precision. All that there are stay on the teacher's own grid, fewer on the student's.
         memory: what it said before.
         precision: arithmetic of the network, see ``networks_in``.
     """
@@ -69,24 +70,24 @@ class Teacher:
         self,
         model: VideoClassifier,
         grids: Sequence[tuple[int, int]],
-        whole: bool,
+        channels: Sequence[int],
         memory: Memory,
         precision: str = "auto",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.grids, self.whole, self.memory, self.precision = grids, whole, memory, precision
+        self.grids, self.channels, self.memory, self.precision = grids, tuple(channels), memory, precision
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Answer:
         """The answer to each clip of a batch, in its order."""
-        known = [self.memory.get(view, self.whole) for view in batch.views]
+        known = [self.memory.get(view, self.channels) for view in batch.views]
         new = [index for index, parts in enumerate(known) if parts is None]
         if new:
             answer = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
             rows = zip(answer.frame_logits, answer.embedding, *answer.maps, *answer.stages, strict=True)
             for index, row in zip(new, rows, strict=True):
                 parts = known[index] = self._small(row)
-                self.memory.put(batch.views[index], self.whole, parts)
+                self.memory.put(batch.views[index], self.channels, parts)
         rows = zip(*known, strict=True)
         device = batch.frames.device
         frame_logits, embedding, *features = (
@@ -97,13 +98,15 @@ class Teacher:
     def _ask(self, frames: Tensor) -> Answer:
         with networks_in(frames.device, self.precision):
             features = self.model.with_features(frames)
-        maps = []
+        maps, asked = [], []
         for stage, grid in zip(features.stages, self.grids, strict=True):
             size = (min(grid[0], stage.shape[-2]), min(grid[1], stage.shape[-1]))
             maps.append(pool_to(attention_maps(stage), size))
         embedding = features.stages[-1].float().mean((1, 3, 4))
-        whole = [stage.float() for stage in features.stages] if self.whole else []
-        return Answer(features.frame_logits.float(), embedding, maps, whole)
+        for stage, grid, channels in zip(features.stages, self.grids, self.channels, strict=False):
+            chosen = evenly_chosen(stage, torch.Size((*stage.shape[:2], channels, *stage.shape[3:]))).float()
+            asked.append(chosen if channels == stage.shape[2] else pool_to(chosen, grid))
+        return Answer(features.frame_logits.float(), embedding, maps, asked)
 
     def _small(self, row: Sequence[Tensor]) -> list[Tensor]:
         """A row of an answer as it is kept: apart from the batch, in host memory, whole features in half precision."""

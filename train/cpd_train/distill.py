@@ -81,7 +81,7 @@ class Collaboration:
         self.fading = {name for name in ("spectrum", "parameters") if getattr(distill, name).decay}
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         memory = memory or Memory(int(distill.cache_gb * 1e9))
-        self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.whole, memory, precision)
+        self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
         self.learned: list[nn.Parameter] = [p for adapter in self.fixed.adapters for p in adapter.parameters()]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from cpd.errors import TrainingError
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
-from cpd_train.models import VideoClassifier
+from cpd_train.models import VideoClassifier, evenly_chosen
 from cpd_train.terms import spatial_kernels
 
 
@@ -57,15 +56,6 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
                 "set distill.parameters.start: energy",
             )
         ours.copy_(evenly_chosen(theirs[name], ours.shape))
-
-
-def evenly_chosen(parameter: Tensor, shape: torch.Size) -> Tensor:
-    """Of each dimension evenly spaced entries, as many as ``shape`` says."""
-    for dim, (size, wanted) in enumerate(zip(parameter.shape, shape, strict=True)):
-        if size != wanted:
-            chosen = torch.arange(wanted, device=parameter.device) * size // wanted
-            parameter = parameter.index_select(dim, chosen)
-    return parameter
 
 
 START: dict[str, Callable[[VideoClassifier, VideoClassifier], None]] = {

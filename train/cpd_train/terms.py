@@ -53,11 +53,13 @@ class Fixed:
         self.distill = distill
         self.student_kernels = spatial_kernels(student)
         self.teacher_kernels = [[kernel.detach() for kernel in stage] for stage in spatial_kernels(teacher)]
-        self.whole = "fitnet" in names or ("spectrum" in names and distill.spectrum.align == "adapter")
+        align = distill.spectrum.align if "spectrum" in names else ""
         self.grids, ours = stage_shapes(student)
+        self.channels = ours if align == "channels" else []
         self.adapters: list[nn.Conv2d] = []
-        if self.whole:
+        if "fitnet" in names or align == "adapter":
             _, theirs = stage_shapes(teacher)
+            self.channels = theirs
             self.adapters = [
                 nn.Conv2d(our, their, 1).to(student.mean.device) for our, their in zip(ours, theirs, strict=True)
             ]
@@ -65,9 +67,13 @@ class Fixed:
 
 def _spectrum(scene: Scene) -> Tensor:
     settings = scene.fixed.distill.spectrum
-    ours, theirs = (
-        (scene.our_adapted, scene.theirs.stages) if settings.align == "adapter" else (scene.our_maps, scene.theirs.maps)
-    )
+    match settings.align:
+        case "attention":
+            ours, theirs = scene.our_maps, scene.theirs.maps
+        case "adapter":
+            ours, theirs = scene.our_adapted, scene.theirs.stages
+        case "channels":
+            ours, theirs = [stage.float() for stage in scene.ours.stages], scene.theirs.stages
     return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale)
 
 

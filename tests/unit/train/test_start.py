@@ -7,8 +7,8 @@ import torch
 from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
-from cpd_train.models import ModelSpec, build_model
-from cpd_train.start import START, evenly_chosen
+from cpd_train.models import ModelSpec, build_model, evenly_chosen
+from cpd_train.start import START
 from cpd_train.terms import spatial_kernels
 
 CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))

@@ -6,7 +6,7 @@
 """
 
 from cpd_train.models.checkpoint import Checkpoint, load_pretrained, read_checkpoint, write_checkpoint
-from cpd_train.models.classifier import Features, ModelSpec, VideoClassifier, build_model, count_flops
+from cpd_train.models.classifier import Features, ModelSpec, VideoClassifier, build_model, count_flops, evenly_chosen
 
 __all__ = [
     "Checkpoint",
@@ -15,6 +15,7 @@ __all__ = [
     "VideoClassifier",
     "build_model",
     "count_flops",
+    "evenly_chosen",
     "load_pretrained",
     "read_checkpoint",
     "write_checkpoint",

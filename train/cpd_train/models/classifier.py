@@ -160,6 +160,15 @@ def build_model(spec: ModelSpec, labels: int, clip: ClipSpec) -> VideoClassifier
     return VideoClassifier(spec, labels, clip)
 
 
+def evenly_chosen(parameter: Tensor, shape: torch.Size) -> Tensor:
+    """Of each dimension evenly spaced entries, as many as ``shape`` says."""
+    for dim, (size, wanted) in enumerate(zip(parameter.shape, shape, strict=True)):
+        if size != wanted:
+            chosen = torch.arange(wanted, device=parameter.device) * size // wanted
+            parameter = parameter.index_select(dim, chosen)
+    return parameter
+
+
 def count_flops(model: VideoClassifier) -> int:
     """Floating-point operations for one clip, two for each multiply-add, as torch's own counter sees them."""
     frames = torch.zeros((1, *model.clip.shape), dtype=torch.uint8, device=model.mean.device)
