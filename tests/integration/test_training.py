@@ -190,7 +190,7 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
     distill.run(config_of(distill=section), taught)
     losses = [row["loss"]["spectrum"] for row in metrics_of(taught, "student")]
     assert losses[-1] < losses[0]
-    with pytest.raises(ValidationError, match="needs parameters.start: teacher"):
+    with pytest.raises(ValidationError, match=r"needs parameters.start: teacher"):
         config_of(distill={"spectrum": {"align": "channels"}})
 
 
