@@ -41,17 +41,20 @@ class Memory:
 
     def __init__(self, room_bytes: int) -> None:
         self._room_bytes = room_bytes
-        self._kept: dict[tuple[int, int, tuple[int, ...]], list[Tensor]] = {}
+        self._kept: dict[tuple[int, ...], list[Tensor]] = {}
 
     def get(self, view: tuple[int, int], channels: tuple[int, ...]) -> list[Tensor] | None:
-        """The parts of an answer with so many channels of each stage's features, if it is kept."""
-        return self._kept.get((*view, channels))
+        """The parts of an answer with so many channels of each stage's features, if they are kept."""
+        parts, features = self._kept.get(view), self._kept.get(view + channels) if channels else []
+        return None if parts is None or features is None else parts + features
 
     def put(self, view: tuple[int, int], channels: tuple[int, ...], parts: list[Tensor]) -> None:
-        size_bytes = sum(part.numel() * part.element_size() for part in parts)
-        if size_bytes <= self._room_bytes:
-            self._room_bytes -= size_bytes
-            self._kept[*view, channels] = parts
+        split = len(parts) - len(channels)
+        for key, some in ((view, parts[:split]), (view + channels, parts[split:])):
+            size_bytes = sum(part.numel() * part.element_size() for part in some)
+            if key not in self._kept and size_bytes <= self._room_bytes:
+                self._room_bytes -= size_bytes
+                self._kept[key] = some
 
 
 class Teacher:
