@@ -52,7 +52,7 @@ class Memory:
         split = len(parts) - len(channels)
         for key, some in ((view, parts[:split]), (view + channels, parts[split:])):
             size_bytes = sum(part.numel() * part.element_size() for part in some)
-            if key not in self._kept and size_bytes <= self._room_bytes:
+            if some and key not in self._kept and size_bytes <= self._room_bytes:
                 self._room_bytes -= size_bytes
                 self._kept[key] = some
 
