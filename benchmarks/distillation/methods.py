@@ -73,8 +73,8 @@ METHODS = {
     "start, teacher; without DC": Method(
         lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (1,)
     ),
-    "channels": Method(_channels(), (0.3, 1, 3)),
-    "channels, complex": Method(_channels(form="complex"), (1,)),
+    "channels": Method(_channels(), (0.1, 0.3, 1)),
+    "channels, complex": Method(_channels(form="complex"), (0.3,)),
     "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3, 1, 3)),
     "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
     "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),

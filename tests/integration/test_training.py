@@ -13,7 +13,7 @@ from cpd.errors import DataError, TrainingError
 from cpd_train import distill, prepare, teacher
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting
-from cpd_train.losses.spectrum import attention_maps
+from cpd_train.losses.spectrum import attention_maps, pool_to
 from cpd_train.models import read_checkpoint
 
 BASE = {
@@ -116,8 +116,12 @@ def test_kept_answers_are_those_the_teacher_gives(taught, channels):
             for ours, stage in zip(answer.maps, features.stages, strict=True):
                 torch.testing.assert_close(ours, attention_maps(stage), atol=1e-4, rtol=1e-3)
             assert len(answer.stages) == len(channels)
+            assert [stage.shape[-1] for stage in answer.stages] == {0: [], 6: [10, 5, 3, 2], 3: [5, 3, 2, 1]}[
+                sum(channels[:1])
+            ]
             for ours, stage, count in zip(answer.stages, features.stages, channels, strict=False):
-                torch.testing.assert_close(ours, stage[:, :, :: stage.shape[2] // count], atol=1e-3, rtol=1e-3)
+                theirs = stage[:, :, :: stage.shape[2] // count]
+                torch.testing.assert_close(ours, pool_to(theirs, ours.shape[-2:]), atol=1e-3, rtol=1e-3)
 
 
 def test_a_full_memory_asks_again(taught):
