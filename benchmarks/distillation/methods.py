@@ -47,8 +47,10 @@ def _sampled_and(form: str) -> Callable[[float], Section]:
     return lambda weight: _sampled(weight=weight, form=form)(1)
 
 
-def _channels(**form: Any) -> Callable[[float], Section]:
-    return lambda weight: _on_kd(spectrum={"weight": weight, "align": "channels", **form}, **START)
+def _channels(spectrum: Section | None = None, **parameters: Any) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(
+        spectrum={"weight": weight, "align": "channels"} | (spectrum or {}), parameters=START["parameters"] | parameters
+    )
 
 
 METHODS = {
@@ -74,12 +76,13 @@ METHODS = {
         lambda weight: _on_kd(spectrum={"weight": weight, "dc": False}, **START), (1,)
     ),
     "channels": Method(_channels(), (0.1, 0.3, 1)),
-    "channels, complex": Method(_channels(form="complex"), (0.3,)),
-    "evidence": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3, 1, 3)),
-    "parameters, energy": Method(_sampled_and(form="energy"), (0.05, 0.5)),
-    "parameters, quantiles": Method(_sampled_and(form="quantiles"), (0.01, 0.1)),
-    "fading": Method(lambda weight: _on_kd(spectrum={"weight": weight, "decay": True}, **START), (1, 3, 10)),
-    "learned": Method(lambda weight: _sampled()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
-    "confidence": Method(lambda weight: _sampled()(weight) | {"collaboration": "confidence"}, (1,)),
-    "sampled": Method(lambda weight: _sampled()(weight) | {"collaboration": "sampled"}, (1,)),
+    "channels, complex": Method(_channels({"form": "complex"}), (0.3,)),
+    "channels, by bin": Method(_channels({"scale": "bin"}), (0.3,)),
+    "evidence": Method(lambda weight: _channels({"evidence": weight})(0.3), (0.3, 1)),
+    "parameters, energy": Method(lambda weight: _channels(weight=weight, form="energy")(0.3), (0.05, 0.5)),
+    "parameters, quantiles": Method(lambda weight: _channels(weight=weight, form="quantiles")(0.3), (0.01, 0.1)),
+    "fading": Method(_channels({"decay": True}), (0.3, 1, 3)),
+    "learned": Method(lambda weight: _channels()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
+    "confidence": Method(lambda weight: _channels()(weight) | {"collaboration": "confidence"}, (0.3,)),
+    "sampled": Method(lambda weight: _channels()(weight) | {"collaboration": "sampled"}, (0.3,)),
 }
