@@ -204,6 +204,9 @@ class Spectrum(Section):
         description="How both are brought to one shape: attention over channels, a learned adapter, or the teacher's "
         "channels that the student started from (parameters.start: teacher).",
     )
+    over: Literal["time", "space-time"] = Field(
+        "time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."
+    )
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."

@@ -78,6 +78,10 @@ METHODS = {
     "channels": Method(_channels(), (0.1, 0.3, 1)),
     "channels, complex": Method(_channels({"form": "complex"}), (0.3,)),
     "channels, by bin": Method(_channels({"scale": "bin"}), (0.3,)),
+    "space-time": Method(_spectrum(over="space-time"), (1,)),
+    "start, space-time": Method(
+        lambda weight: _on_kd(spectrum={"weight": weight, "over": "space-time"}, **START), (0.3, 1, 3)
+    ),
     "evidence, attention": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3,)),
     "evidence": Method(lambda weight: _channels({"evidence": weight})(0.3), (0.3,)),
     "parameters, energy": Method(lambda weight: _channels(weight=weight, form="energy")(0.3), (0.05, 0.5)),

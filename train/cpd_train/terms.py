@@ -74,7 +74,7 @@ def _spectrum(scene: Scene) -> Tensor:
             ours, theirs = scene.our_adapted, scene.theirs.stages
         case "channels":
             ours, theirs = [stage.float() for stage in scene.ours.stages], scene.theirs.stages
-    return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale)
+    return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale, settings.over)
 
 
 def _evidence(scene: Scene) -> Tensor:

@@ -54,24 +54,28 @@ def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return pooled.reshape(*maps.shape[:-2], *size)
 
 
-def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True) -> Tensor:
-    """The spectrum of each position's course over time.
+def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True, over: str = "time") -> Tensor:
+    """The spectrum of each position's course over time; or of a clip's motion over time and space.
 
     With the orthonormal transform, and every bin but DC (and Nyquist, for an even number of frames) scaled by √2 for
     the mirrored half that ``rfft`` leaves out, the energy of the spectrum is that of the signal (Parseval). A constant
-    offset reaches the DC bin alone; a circular shift in time changes phases, so not the amplitudes.
+    offset reaches the DC bin alone; a circular shift in time changes phases, so not the amplitudes. Over time and space
+    the same holds of a shift of the picture: amplitudes tell what moves and how fast, and not where or when.
 
     Args:
-        signal: (batch, frames, ...) real; any number of frames.
+        signal: (batch, frames, ..., height, width) real; any number of frames.
         form: amplitude |X|; log-amplitude log(1 + |X|), which lifts weak bins; or complex, the real and imaginary
             parts, so that phase counts.
-        dc: whether the zero-frequency bin is kept.
+        dc: whether the zero-frequency bin (of time) is kept.
+        over: time, for each position; or space-time, whose last two dimensions become frequencies too.
 
     Returns:
         (batch, bins, ...) with bins = frames // 2 + 1, one less without DC; complex has a trailing dimension of 2.
     """
     frames = signal.shape[1]
-    spectrum = torch.fft.rfft(signal.float() if signal.dtype != torch.float64 else signal, dim=1, norm="ortho")
+    real = signal if signal.dtype == torch.float64 else signal.float()
+    axes = {"time": (1,), "space-time": (-2, -1, 1)}[over]  # the last one is halved
+    spectrum = torch.fft.rfftn(real, dim=axes, norm="ortho")
     mirrored = torch.full((spectrum.shape[1],), math.sqrt(2), dtype=signal.dtype, device=signal.device)
     mirrored[0] = 1
     if frames % 2 == 0:
@@ -101,6 +105,7 @@ def spectrum_distillation(
     form: str = "amplitude",
     dc: bool = True,
     scale: str = "clip",
+    over: str = "time",
     bin_weights: Tensor | None = None,
 ) -> Tensor:
     """Feature spectrum distillation: the student's features shall have the teacher's temporal frequency spectrum.
@@ -116,7 +121,7 @@ def spectrum_distillation(
     Args:
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
             (batch, frames, channels, height, width) of equal channels.
-        form, dc: see ``temporal_spectrum``.
+        form, dc, over: see ``temporal_spectrum``.
         scale: clip or bin, what is scaled to unit length.
         bin_weights: (bins,), None for ones: factors on the spectra before a clip is scaled; or, scaled bin by bin, on
             the bins' distances before they are averaged.
@@ -133,7 +138,7 @@ def spectrum_distillation(
     for ours, theirs in zip(student, teacher, strict=True):
         if ours.shape[1] != theirs.shape[1]:
             raise TrainingError(f"the student sees {ours.shape[1]} frames and the teacher {theirs.shape[1]}")
-        spectra = [temporal_spectrum(x, form, dc) for x in to_one_grid(ours, theirs)]
+        spectra = [temporal_spectrum(x, form, dc, over) for x in to_one_grid(ours, theirs)]
         total = total + _SCALES[scale](spectra[0], spectra[1], bin_weights)
     return total
 
