@@ -100,6 +100,21 @@ class TestTemporalSpectrum:
             spectrum.temporal_spectrum(shifted, "complex"), spectrum.temporal_spectrum(signal, "complex")
         )
 
+    @pytest.mark.parametrize("frames", [7, 8])
+    def test_over_time_and_space_equals_scipy_and_keeps_the_energy(self, rng, frames):
+        signal = rng.normal(size=(2, frames, 3, 5, 4))
+        expected = scipy.fft.fftn(signal, axes=(1, 3, 4), norm="ortho")[:, : frames // 2 + 1]
+        expected[:, 1 : (frames + 1) // 2] *= math.sqrt(2)
+        actual = spectrum.temporal_spectrum(torch.from_numpy(signal), over="space-time").numpy()
+        np.testing.assert_allclose(actual, np.abs(expected), atol=2e-6)
+        np.testing.assert_allclose((actual**2).sum((1, 3, 4)), (signal**2).sum((1, 3, 4)), rtol=1e-4)
+
+    def test_over_time_and_space_a_moved_picture_looks_the_same(self, rng):
+        signal = torch.from_numpy(rng.normal(size=(2, 8, 5, 6)))
+        moved = signal.roll((1, 2, 4), dims=(1, 2, 3))
+        torch.testing.assert_close(*(spectrum.temporal_spectrum(x, over="space-time") for x in (moved, signal)))
+        assert not torch.allclose(*(spectrum.temporal_spectrum(x) for x in (moved, signal)))
+
 
 class TestSpectrumDistillation:
     @pytest.mark.parametrize("form", ["amplitude", "log-amplitude", "complex"])
