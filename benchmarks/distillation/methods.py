@@ -53,6 +53,12 @@ def _channels(spectrum: Section | None = None, **parameters: Any) -> Callable[[f
     )
 
 
+def _space_time(**parameters: Any) -> Callable[[float], Section]:
+    return lambda weight: _on_kd(
+        spectrum={"weight": weight, "over": "space-time"}, parameters=START["parameters"] | parameters
+    )
+
+
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
@@ -87,7 +93,7 @@ METHODS = {
     "parameters, energy": Method(lambda weight: _channels(weight=weight, form="energy")(0.3), (0.05, 0.5)),
     "parameters, quantiles": Method(lambda weight: _channels(weight=weight, form="quantiles")(0.3), (0.01, 0.1)),
     "fading": Method(_channels({"decay": True}), (0.3, 1, 3)),
-    "learned": Method(lambda weight: _channels()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
-    "confidence": Method(lambda weight: _channels()(weight) | {"collaboration": "confidence"}, (0.3,)),
-    "sampled": Method(lambda weight: _channels()(weight) | {"collaboration": "sampled"}, (0.3,)),
+    "learned": Method(lambda weight: _space_time()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
+    "confidence": Method(lambda weight: _space_time()(weight) | {"collaboration": "confidence"}, (0.3,)),
+    "sampled": Method(lambda weight: _space_time()(weight) | {"collaboration": "sampled"}, (0.3,)),
 }
