@@ -19,8 +19,10 @@ class Method:
 
     section: Callable[[float], Section]
     """Of a weight; over the pipeline's own ``distill`` section."""
-    weights: tuple[float, ...]
-    """To choose from on the validation split; one is taken as it is."""
+    weights: tuple[float, ...] = ()
+    """To choose from on the validation split."""
+    weight_of: str = ""
+    """The method whose weight it takes instead: what is left of that one without a part."""
 
 
 def _on_kd(**terms: Any) -> Section:
@@ -85,9 +87,9 @@ METHODS = {
     "channels, complex": Method(_channels({"form": "complex"}), (0.3,)),
     "channels, by bin": Method(_channels({"scale": "bin"}), (0.3,)),
     "space-time": Method(_spectrum(over="space-time"), (1,)),
-    "start, space-time": Method(
-        lambda weight: _on_kd(spectrum={"weight": weight, "over": "space-time"}, **START), (0.3, 1, 3)
-    ),
+    "method": Method(_space_time(), (0.3, 1, 3)),
+    "method without spectrum": Method(lambda _: _space_time()(0), weight_of="method"),
+    "method without parameters": Method(_spectrum(over="space-time"), weight_of="method"),
     "evidence, attention": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3,)),
     "evidence": Method(lambda weight: _channels({"evidence": weight})(0.3), (0.3,)),
     "parameters, energy": Method(lambda weight: _channels(weight=weight, form="energy")(0.3), (0.05, 0.5)),

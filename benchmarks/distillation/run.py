@@ -92,7 +92,7 @@ def final(
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
         for method in methods or METHODS:
-            weight = best_weight(trials, method)
+            weight = best_weight(trials, METHODS[method].weight_of or method)
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
