@@ -57,16 +57,18 @@ def _channels(spectrum: Section | None = None, **parameters: Any) -> Callable[[f
 
 def _space_time(**parameters: Any) -> Callable[[float], Section]:
     return lambda weight: _on_kd(
-        spectrum={"weight": weight, "over": "space-time"}, parameters=START["parameters"] | parameters
+        spectrum={"weight": weight, "over": "space-time"},
+        parameters=START["parameters"] | parameters,
+        collaboration="learned",
     )
 
 
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
-    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3)),
+    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3, 10)),
     "attention": Method(_rival("attention"), (1, 3, 10)),
-    "dist": Method(_rival("dist"), (0.3, 1, 3)),
+    "dist": Method(_rival("dist"), (0.3, 1, 3, 10)),
     "relational": Method(_rival("relational"), (3, 10, 30)),
     "spatial_spectrum": Method(_rival("spatial_spectrum"), (1, 3, 10)),
     "spectrum": Method(_spectrum(), (1, 3, 10, 30)),
@@ -87,15 +89,17 @@ METHODS = {
     "channels, complex": Method(_channels({"form": "complex"}), (0.3,)),
     "channels, by bin": Method(_channels({"scale": "bin"}), (0.3,)),
     "space-time": Method(_spectrum(over="space-time"), (1,)),
-    "method": Method(_space_time(), (0.3, 1, 3)),
+    "method": Method(_space_time(), (0.1, 0.3, 1)),
     "method without spectrum": Method(lambda _: _space_time()(0), weight_of="method"),
-    "method without parameters": Method(_spectrum(over="space-time"), weight_of="method"),
+    "method without parameters": Method(_space_time(start="random"), weight_of="method"),
+    "method without collaboration": Method(
+        lambda weight: _space_time()(weight) | {"collaboration": "fixed"}, (0.3, 1, 3)
+    ),
     "evidence, attention": Method(lambda weight: _on_kd(spectrum={"weight": 1, "evidence": weight}, **START), (0.3,)),
     "evidence": Method(lambda weight: _channels({"evidence": weight})(0.3), (0.3,)),
     "parameters, energy": Method(lambda weight: _channels(weight=weight, form="energy")(0.3), (0.05, 0.5)),
     "parameters, quantiles": Method(lambda weight: _channels(weight=weight, form="quantiles")(0.3), (0.01, 0.1)),
     "fading": Method(_channels({"decay": True}), (0.3, 1, 3)),
-    "learned": Method(lambda weight: _space_time()(weight) | {"collaboration": "learned"}, (0.1, 0.3, 1)),
     "confidence": Method(lambda weight: _space_time()(weight) | {"collaboration": "confidence"}, (0.3,)),
     "sampled": Method(lambda weight: _space_time()(weight) | {"collaboration": "sampled"}, (0.3,)),
 }
