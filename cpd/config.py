@@ -211,9 +211,6 @@ class Spectrum(Section):
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
     )
-    decay: bool = Field(
-        False, description="Let the weight fall to zero over the training: features first, then logits."
-    )
     evidence: NonNegative = Field(
         0.0, description="Weight of the spectrum of each frame's logits: when the evidence for each class comes."
     )
@@ -262,7 +259,9 @@ class Distill(Section):
     @model_validator(mode="after")
     def _channels_that_correspond(self) -> Self:
         if self.spectrum.align == "channels" and self.parameters.start != "teacher":
-            raise ValueError("spectrum.align: channels needs parameters.start: teacher, which makes channels correspond")
+            raise ValueError(
+                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond"
+            )
         return self
 
     @property

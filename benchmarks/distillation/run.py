@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 import numpy as np
-from methods import METHODS
+from methods import FORMS, METHODS
 from results import Result, append, best_weight, packed, read, search_table, table
 
 from cpd.config import Distill, Pipeline
@@ -30,12 +30,13 @@ from cpd.config_file import load_config
 from cpd.stages import run_pipeline
 
 HERE = Path(__file__).parent
+ALL = METHODS | FORMS
 SEARCH_SEED = 100
 """First of the seeds of trials, which the table's seeds have nothing in common with."""
 
 pipeline_argument = click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
 method_option = click.option(
-    "--method", "methods", multiple=True, type=click.Choice(list(METHODS)), help="Default: all."
+    "--method", "methods", multiple=True, type=click.Choice([*METHODS, *FORMS]), help="Default: all."
 )
 seed_option = click.option("--seed", "seeds", multiple=True, type=int)
 set_option = click.option("--set", "overrides", multiple=True, help="As cpd-pipeline's --set.")
@@ -65,10 +66,10 @@ def search(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], ove
     """Try every weight of every method; default: with one seed."""
     runs = Runs(pipeline, overrides)
     for seed in seeds or (SEARCH_SEED,):
-        for method in methods or METHODS:
-            for weight in METHODS[method].weights:
+        for method in methods or ALL:
+            for weight in ALL[method].weights:
                 runs.bring("search", method, weight, seed)
-    click.echo(search_table(read(runs.path), list(METHODS)))
+    click.echo(search_table(read(runs.path), list(ALL)))
 
 
 @main.command()
@@ -92,7 +93,7 @@ def final(
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
         for method in methods or METHODS:
-            weight = best_weight(trials, METHODS[method].weight_of or method)
+            weight = best_weight(trials, ALL[method].weight_of or method)
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
@@ -105,7 +106,7 @@ def final(
 def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
     results = read(Runs(pipeline, overrides).path)
-    click.echo(f"{search_table(results, list(METHODS))}\n\n{table(results, list(METHODS))}")
+    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(METHODS))}")
 
 
 class Runs:
@@ -129,7 +130,7 @@ class Runs:
         from cpd_train.answers import Memory
 
         config, run_dir = self.of(seed), self.place(kind, method, weight, seed)
-        section = config.distill.model_dump() | METHODS[method].section(weight)
+        section = config.distill.model_dump() | ALL[method].section(weight)
         config = config.model_copy(update={"seed": seed, "distill": Distill.model_validate(section)})
         if self.memory[0] != seed:
             self.memory = seed, Memory(int(config.distill.cache_gb * 1e9))

@@ -18,22 +18,26 @@ from methods import METHODS
 
 from cpd.clip import ClipSpec
 from cpd.config import Distill
+from cpd_train.common import on_device
+from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration
 from cpd_train.loader import Batch
 from cpd_train.models import ModelSpec, build_model
 
-CLIP, LABELS, BATCH = ClipSpec(frames=8, resize=(48, 96), crop=(40, 80)), 10, 32
-COMPARED = ("ce", "kd", "spectrum", "spectrum+parameters", "spectrum+parameters, learned")
+CLIP = ClipSpec(frames=8, resize=(48, 96), crop=(40, 80), normalise="clip")
+LABELS, BATCH, CPU = 10, 32, torch.device("cpu")
+COMPARED = ("ce", "kd", "attention", "method without collaboration", "method")
 
 
 @click.command()
 @click.option("--rounds", default=7, show_default=True)
-def main(rounds: int) -> None:
+@click.option("--precision", default="fastest", show_default=True, help="As in pipeline.yaml.")
+def main(rounds: int, precision: str) -> None:
     """Prints milliseconds a step and the ratios, medians over rounds."""
     torch.manual_seed(0)
     frames = torch.randint(0, 256, (BATCH, *CLIP.shape), dtype=torch.uint8)
     batch = Batch(frames, torch.arange(BATCH) % LABELS, [(row, 0) for row in range(BATCH)])
-    steps = {(name, kept): step_of(name, kept, batch) for name in COMPARED for kept in (False, True)}
+    steps = {(name, kept): step_of(name, kept, batch, precision) for name in COMPARED for kept in (False, True)}
     for step in steps.values():
         step()
     seconds: dict[tuple[str, bool], list[float]] = {key: [] for key in steps}
@@ -52,18 +56,22 @@ def main(rounds: int) -> None:
         click.echo(f"| {name} | {label} | {1e3 * statistics.median(values):.0f} | {over[0]:.2f} | {over[1]:.2f} |")
 
 
-def step_of(name: str, kept: bool, batch: Batch) -> Callable[[], None]:
+def step_of(name: str, kept: bool, batch: Batch, precision: str) -> Callable[[], None]:
     """One optimiser step with the loss of a method. A CE step does not need the teacher, so it is never asked."""
-    teacher = build_model(ModelSpec("tsm-tiny", width=32, blocks=2), LABELS, CLIP)
-    student = build_model(ModelSpec("tsm-tiny", width=8, blocks=1), LABELS, CLIP)
-    settings = Distill.model_validate(METHODS[name] | {"cache_gb": 1.0 if kept else 0.0})
-    collaboration = Collaboration(student, teacher, settings, seed=0)
+    teacher = on_device(build_model(ModelSpec("tsm-tiny", width=32, blocks=2), LABELS, CLIP), CPU)
+    student = on_device(build_model(ModelSpec("tsm-tiny", width=8, blocks=1), LABELS, CLIP), CPU)
+    method = METHODS[name]
+    weight = METHODS[method.weight_of or name].weights[0]
+    settings = Distill.model_validate(method.section(weight) | {"cache_gb": 1.0 if kept else 0.0})
+    collaboration = Collaboration(student, teacher, settings, seed=0, precision=precision)
     optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned])
 
     def step() -> None:
         student.train()
         if name == "ce":
-            loss = torch.nn.functional.cross_entropy(student(batch.frames), batch.labels)
+            with networks_in(CPU, precision):
+                logits = student(batch.frames)
+            loss = torch.nn.functional.cross_entropy(logits.float(), batch.labels)
         else:
             loss = torch.stack(list(collaboration(batch, 0.0).values())).sum()
         optimiser.zero_grad()

@@ -78,7 +78,6 @@ class Collaboration:
             raise TrainingError(f"the student knows {student.labels} classes and the teacher {teacher.labels}")
         self.student, self.distill = student, distill
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
-        self.fading = {name for name in ("spectrum", "parameters") if getattr(distill, name).decay}
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         memory = memory or Memory(int(distill.cache_gb * 1e9))
         self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
@@ -102,8 +101,10 @@ class Collaboration:
             if confidence is not None and term.dim() and name != "cross_entropy":
                 term = confidence * term
             terms[name] = term.mean()
-        now = {name: weight * (1 - progress if name in self.fading else 1) for name, weight in self.weights.items()}
-        return self._collaborate(terms, now)
+        weights = dict(self.weights)
+        if "parameters" in weights and self.distill.parameters.decay:
+            weights["parameters"] *= 1 - progress
+        return self._collaborate(terms, weights)
 
     def log(self) -> dict[str, Any]:
         """The learned weight w exp(-s) of each term, for metrics.jsonl."""
