@@ -1,6 +1,6 @@
 """What the method does, drawn: learning curves, temporal spectra, kernels' frequencies, learned weights.
 
-    python benchmarks/distillation/plots.py benchmarks/distillation/miracl.yaml --method spectrum
+    python benchmarks/distillation/plots.py benchmarks/distillation/miracl-ten.yaml --searched distillation-miracl
 
 writes SVG files into docs/images. Needs the ``plots`` extra, and the run folder with the students of seed 0.
 """
@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from methods import METHODS
 from results import Result, best_weight, read
-from run import Runs
+from run import Runs, recorded
 
 from cpd.dataset import read_clips
 from cpd.video import read_clip
@@ -37,13 +37,14 @@ STAGES = 4
 
 @click.command()
 @click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
-@click.option("--method", type=click.Choice(list(METHODS)), required=True, help="Whose student is shown.")
-def main(pipeline: Path, method: str) -> None:
+@click.option("--method", type=click.Choice(list(METHODS)), default="method", help="Whose student is shown.")
+@click.option("--searched", help="Name of the pipeline whose search gave the learning curves; default: this one's.")
+def main(pipeline: Path, method: str, searched: str | None) -> None:
     """Draws what is recorded of a pipeline."""
     mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     runs = Runs(pipeline, ())
     results = read(runs.path)
-    save(learning_curves(results), "learning-curves")
+    save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
     if any(result.learned_weights for result in results):
         save(learned_weights(results), "learned-weights")
     models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
