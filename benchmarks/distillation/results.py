@@ -95,7 +95,7 @@ def difference(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[
 
 
 def table(results: Sequence[Result], order: Sequence[str]) -> str:
-    """Markdown: mean test top-1, the share of the way to the teacher, and paired differences to CE and to KD."""
+    """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method."""
     right: dict[str, dict[int, Right]] = defaultdict(dict)
     weights: dict[str, float] = {}
     for result in results:
@@ -105,8 +105,8 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
     lines = [
-        "| method | weight | seeds | test top-1 | way from CE to teacher | points over CE | points over KD |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| loss | weight | seeds | test top-1 | way from CE to teacher | points over CE | over KD | the method over it |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     for method in [name for name in order if name in right]:
         mine = right[method]
@@ -115,11 +115,18 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
         way = "-"
         if teachers and alone is not None and np.mean(teachers) > alone:
             way = f"{100 * (np.mean(tops) - alone) / (np.mean(teachers) - alone):.0f} %"
-        gaps = " | ".join(written(difference(mine, right.get(rival, {}))) for rival in ("ce", "kd"))
+        gaps = " | ".join(
+            "-" if method == other else written(difference(*pair))
+            for other, pair in (
+                ("ce", (mine, right.get("ce", {}))),
+                ("kd", (mine, right.get("kd", {}))),
+                ("method", (right.get("method", {}), mine)),
+            )
+        )
         lines.append(
             f"| {method} | {weights[method]:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |"
         )
-    lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % | | | |"] if teachers else []
+    lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % | | | | |"] if teachers else []
     return "\n".join(lines)
 
 
