@@ -105,7 +105,7 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
     lines = [
-        "| loss | weight | seeds | test top-1 | way from CE to teacher | points over CE | over KD | the method over it |",
+        "| loss | weight | seeds | test top-1 | way from CE to teacher | points over CE | over KD | method over it |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     for method in [name for name in order if name in right]:

@@ -75,3 +75,10 @@ def test_the_table_shows_the_way_to_the_teacher(results):
 def test_there_is_no_way_to_a_teacher_that_is_no_better(results):
     rows = [result_of(results, method="ce"), result_of(results, "teacher", "")]
     assert "| ce | 1 | 1 | 50.0 % | - |" in results.table(rows, ["ce"])
+
+
+def test_the_table_says_by_how_much_the_method_is_above_the_others(results):
+    rows = [result_of(results, method="kd"), result_of(results, method="method", right=(True, True))]
+    lines = results.table(rows, ["kd", "method"]).splitlines()
+    assert lines[2].endswith("| +50.0 (+0.0 to +100.0) |")
+    assert lines[3].endswith("| +50.0 (+0.0 to +100.0) | - |")
