@@ -45,8 +45,9 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
     runs = Runs(pipeline, ())
     results = read(runs.path)
     save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
-    if any(result.learned_weights for result in results):
-        save(learned_weights(results), "learned-weights")
+    learned = [one.learned_weights for one in results if (one.kind, one.method) == ("final", method)]
+    if all(learned):
+        save(learned_weights(learned), "learned-weights")
     models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
     for name, chosen in (("student alone", "ce"), ("student with the method", method)):
         weight = next(one.weight for one in results if (one.kind, one.method, one.seed) == ("final", chosen, 0))
@@ -73,14 +74,13 @@ def learning_curves(results: list[Result]) -> Figure:
     return figure
 
 
-def learned_weights(results: list[Result]) -> Figure:
-    """exp(-s) of each term after each epoch, mean over the seeds that learned them."""
+def learned_weights(learned: list[list[dict[str, float]]]) -> Figure:
+    """The weight w exp(-s) of each term after each epoch, mean over seeds."""
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    rows = [result.learned_weights for result in results if result.learned_weights]
-    longest = [row for row in rows if len(row) == max(map(len, rows)) and set(row[0]) == set(rows[-1][0])]
-    for name in longest[0][0]:
-        axes.plot(np.mean([[epoch[name] for epoch in row] for row in longest], axis=0), label=name)
-    axes.set(xlabel="epoch", ylabel="learned weight exp(-s)", yscale="log")
+    for name in learned[0][0]:
+        mean = np.mean([[epoch[name] for epoch in seed] for seed in learned], axis=0)
+        axes.plot(np.arange(1, len(mean) + 1), mean, label=name)
+    axes.set(xlabel="epoch", ylabel="learned weight w exp(-s)", yscale="log")
     axes.legend(frameon=False)
     return figure
 
@@ -88,7 +88,7 @@ def learned_weights(results: list[Result]) -> Figure:
 @torch.no_grad()
 def spectra(models: dict[str, VideoClassifier], frames: torch.Tensor) -> Figure:
     """Share of the amplitude at each temporal frequency, mean over places and clips, for each stage."""
-    figure, panels = plt.subplots(1, STAGES, figsize=(9, 2.8), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, STAGES, figsize=(9, 3.1), sharey=True, layout="constrained")
     for name, model in models.items():
         for panel, stage in zip(panels, model.eval().with_features(frames).stages, strict=True):
             amplitude = temporal_spectrum(attention_maps(stage)).flatten(2).mean(2)
@@ -96,14 +96,14 @@ def spectra(models: dict[str, VideoClassifier], frames: torch.Tensor) -> Figure:
     for number, panel in enumerate(panels, 1):
         panel.set(title=f"stage {number}", xlabel="cycles a clip", yscale="log")
     panels[0].set_ylabel("share of the amplitude")
-    panels[-1].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 @torch.no_grad()
 def kernels(models: dict[str, VideoClassifier]) -> Figure:
     """Share of the kernels' energy at each two-dimensional frequency of the DCT, for each stage."""
-    figure, panels = plt.subplots(1, STAGES, figsize=(9, 2.8), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, STAGES, figsize=(9, 3.1), sharey=True, layout="constrained")
     width = 0.8 / len(models)
     for index, (name, model) in enumerate(models.items()):
         for panel, stage in zip(panels, spatial_kernels(model), strict=True):
@@ -112,7 +112,7 @@ def kernels(models: dict[str, VideoClassifier]) -> Figure:
     for number, panel in enumerate(panels, 1):
         panel.set(title=f"stage {number}", xlabel="frequency, row-major")
     panels[0].set_ylabel("share of the energy, %")
-    panels[-1].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

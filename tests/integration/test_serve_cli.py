@@ -196,7 +196,11 @@ def test_a_stream_that_is_stopped_sums_up(colour_model: Path, write_video: Write
             assert process.stdout is not None
             lines = [process.stdout.readline(), process.stdout.readline()]
             process.send_signal(number)
-            rest, errors = process.communicate(timeout=30)
+            try:
+                rest, errors = process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()  # it would be waited for without end
+                raise
     assert [json.loads(line)["event"] for line in lines] == ["start", "label"]
     assert json.loads(rest)["event"] == "end"
     assert json.loads(rest)["reason"] == "interrupted"
