@@ -177,7 +177,7 @@ class Model(Section):
     )
     generations: Count = Field(
         1,
-        description="Train anew from random weights as often as this, each time from the answers of the one before "
+        description="Train anew as often as this, each time from the answers of the one before "
         "(born-again networks); a teacher's alone.",
     )
 
@@ -261,6 +261,10 @@ class Distill(Section):
         if self.spectrum.align == "channels" and self.parameters.start != "teacher":
             raise ValueError(
                 "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond"
+            )
+        if self.spectrum.align == "channels" and self.fitnet:
+            raise ValueError(
+                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them"
             )
         return self
 

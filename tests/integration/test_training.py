@@ -86,7 +86,7 @@ def test_a_seed_makes_two_runs_identical(taught):
          {"cross_entropy", "logits", "spectrum", "parameters"}),
         ({"collaboration": "confidence"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
         ({"collaboration": "sampled"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
-        ({"collaboration": "learned"}, {"collaborative"}),
+        ({"collaboration": "learned"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
         ({"attention": 10, "fitnet": 1, "dist": 1, "relational": 1, "spatial_spectrum": 1},
          {"cross_entropy", "logits", "spectrum", "parameters", "attention", "fitnet", "dist", "relational",
           "spatial_spectrum"}),
@@ -196,6 +196,8 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
     assert losses[-1] < losses[0]
     with pytest.raises(ValidationError, match=r"needs parameters.start: teacher"):
         config_of(distill={"spectrum": {"align": "channels"}})
+    with pytest.raises(ValidationError, match=r"channels and fitnet need different channels"):
+        config_of(distill=section | {"fitnet": 1})
 
 
 def test_the_evidence_of_each_frame_is_a_term(taught):

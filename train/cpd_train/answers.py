@@ -70,7 +70,7 @@ class Teacher:
         grids: for each stage the student's (height, width); answers are not kept finer than that.
         channels: for each stage how many evenly chosen channels of its features terms need, if they need features;
             they are kept in half precision. All there are stay on the teacher's own grid; fewer are brought to half
-            the student's, which costs a quarter and teaches as much.
+            the student's, which costs a quarter.
         memory: what it said before.
         precision: arithmetic of the network, see ``networks_in``.
     """

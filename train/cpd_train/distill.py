@@ -121,7 +121,7 @@ class Collaboration:
         if self.distill.collaboration == "learned":
             losses = torch.stack(list(terms.values()))
             counts = torch.tensor(list(weights.values()), device=losses.device)
-            return {"collaborative": collaboration.learned_noise(losses, counts, self._noise)}
+            return dict(zip(terms, collaboration.learned_noise(losses, counts, self._noise), strict=True))
         terms = {name: weights[name] * term for name, term in terms.items()}
         if self.distill.collaboration == "sampled":
             drawn = [name for name in terms if name != "cross_entropy"]

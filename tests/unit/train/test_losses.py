@@ -268,7 +268,7 @@ class TestCollaboration:
         values, weights = torch.tensor([[0.5, 3.0], [0.1, 7.0]], dtype=torch.float64)
         values.requires_grad_()
         s = (2 * values.detach()).log().requires_grad_()
-        collaboration.learned_noise(values, weights, s).backward()
+        collaboration.learned_noise(values, weights, s).sum().backward()
         assert s.grad.abs().max() < 1e-12
         torch.testing.assert_close(values.grad, weights / (2 * values.detach()))
 

@@ -11,7 +11,7 @@ EPSILON = 1e-8
 def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor, bound: float = 4.0) -> Tensor:
     """Each term as so many observations with its own noise σ² = exp(s), after arXiv 1705.07115.
 
-        L = Σ_i w_i (exp(−s_i) L_i + s_i / 2)
+        L = Σ_i w_i (exp(−s_i) L_i + s_i / 2), returned as its summands
 
     The best s_i for a constant L_i is log(2 L_i): a term then weighs w_i / (2 L_i), whatever its size. So w_i is how
     much a term is listened to; as a factor on L_i alone it would change nothing, since s_i would undo it. ``bound``
@@ -23,7 +23,7 @@ def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor, bound:
         log_variances: (terms,) learned s.
     """
     s = log_variances.clamp(-bound, bound)
-    return (weights * ((-s).exp() * losses + s / 2)).sum()
+    return weights * ((-s).exp() * losses + s / 2)
 
 
 def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
