@@ -146,12 +146,14 @@ def test_runs_of_one_seed_can_share_what_the_teacher_said(taught, monkeypatch):
     assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taught):
+@pytest.mark.parametrize("collaboration", ["fixed", "learned"])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taught, collaboration):
     distill.run(config_of(), taught)
     before = (taught / "student" / "student.safetensors").read_bytes()
-    changes = {"student": BASE["student"] | {"learning_rate": 1e30}}
+    changes = {"student": BASE["student"] | {"learning_rate": 1e30}, "distill": {"collaboration": collaboration}}
+    terms = "cross_entropy|logits|spectrum|parameters"
     with pytest.raises(
-        TrainingError, match=r"the \w+ loss of the student is not finite in epoch \d+, step \d+ \(clips 0"
+        TrainingError, match=rf"the ({terms}) loss of the student is not finite in epoch \d+, step \d+ \(clips 0"
     ):
         distill.run(config_of(**changes), taught)
     kept = (taught / "student" / "student.safetensors").read_bytes()
