@@ -1,7 +1,8 @@
 """The ways to distil that are compared, each as the ``distill:`` section of a pipeline.yaml with one weight to search.
 
 Every rival stands on KD, as the method does, so that what differs is the one term it adds. Each has three weights to
-choose from, half a power of ten apart around the size at which its term weighs about as much as KD's.
+choose from, half a power of ten apart around the size at which its term weighs about as much as KD's, and a fourth
+where the best of the three was the first or the last.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def _rival(name: str) -> Callable[[float], Section]:
     return lambda weight: _on_kd(**{name: weight})
 
 
+def _started(name: str) -> Callable[[float], Section]:
+    """A rival whose kernels start as the method's do."""
+    return lambda weight: _on_kd(**{name: weight}, parameters={"weight": 0, "start": "teacher"})
+
+
 def _spectrum(start: str = "random", collaboration: str = "fixed", **form: Any) -> Callable[[float], Section]:
     """KD and the feature spectrum in one form or another."""
     return lambda weight: _on_kd(
@@ -47,12 +53,12 @@ def _method(start: str = "teacher", collaboration: str = "learned") -> Callable[
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
-    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3)),
+    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3, 10)),
     "attention": Method(_rival("attention"), (1, 3, 10)),
-    "dist": Method(_rival("dist"), (0.3, 1, 3)),
-    "relational": Method(_rival("relational"), (3, 10, 30)),
-    "spatial_spectrum": Method(_rival("spatial_spectrum"), (1, 3, 10)),
-    "method": Method(_method(), (0.1, 0.3, 1)),
+    "dist": Method(_rival("dist"), (0.3, 1, 3, 10)),
+    "relational": Method(_rival("relational"), (1, 3, 10, 30)),
+    "spatial_spectrum": Method(_rival("spatial_spectrum"), (0.3, 1, 3, 10)),
+    "method": Method(_method(), (0.03, 0.1, 0.3, 1)),
     "method without spectrum": Method(lambda _: _method()(0), weight_of="method"),
     "method without parameters": Method(_method(start="random"), weight_of="method"),
     "method without collaboration": Method(_method(collaboration="fixed"), (0.3, 1, 3)),
@@ -66,6 +72,8 @@ FORMS = {
     "start": Method(_spectrum("teacher"), (0,)),
     "start, energy": Method(_spectrum("energy"), (0,)),
     "start, spectrum over time": Method(_spectrum("teacher"), (1, 3, 10)),
+    "start, attention": Method(_started("attention"), weight_of="attention"),
+    "start, spatial_spectrum": Method(_started("spatial_spectrum"), weight_of="spatial_spectrum"),
     "start, spectrum of channels": Method(_spectrum("teacher", align="channels"), (0.1, 0.3, 1)),
     "start, spectrum over time, evidence": Method(lambda weight: _spectrum("teacher", evidence=weight)(1), (0.3, 1)),
     "method, energy": Method(
@@ -78,4 +86,4 @@ FORMS = {
     "method, confidence": Method(_method(collaboration="confidence"), (1,)),
     "method, sampled": Method(_method(collaboration="sampled"), (1,)),
 }
-"""Forms of the method's parts, for the search alone: the table has those that were chosen."""
+"""Other forms of the method's parts, and the best rivals with one of them."""

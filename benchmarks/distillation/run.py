@@ -97,7 +97,7 @@ def final(
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
-    click.echo(table(read(runs.path), list(METHODS)))
+    click.echo(table(read(runs.path), list(ALL)))
 
 
 @main.command("table")
@@ -106,7 +106,7 @@ def final(
 def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
     results = read(Runs(pipeline, overrides).path)
-    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(METHODS))}")
+    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL))}")
 
 
 class Runs:
