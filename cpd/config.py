@@ -195,7 +195,7 @@ class Model(Section):
 class Spectrum(Section):
     """Feature spectrum distillation: match the temporal frequency spectrum of each stage's features."""
 
-    weight: NonNegative = Field(10.0, description="0 switches the term off.")
+    weight: NonNegative = Field(0.1, description="0 switches the term off.")
     form: Literal["amplitude", "log-amplitude", "complex"] = Field(
         "amplitude", description="What of the spectrum is compared; complex counts phase too."
     )
@@ -205,7 +205,7 @@ class Spectrum(Section):
         "channels that the student started from (parameters.start: teacher).",
     )
     over: Literal["time", "space-time"] = Field(
-        "time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."
+        "space-time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."
     )
     dc: bool = Field(True, description="Whether the zero-frequency bin counts.")
     scale: Literal["clip", "bin"] = Field(
@@ -219,15 +219,16 @@ class Spectrum(Section):
 class Parameters(Section):
     """Parameter distribution distillation: match the frequency distribution of the kernels."""
 
-    weight: NonNegative = Field(0.05, description="0 switches the term off.")
+    weight: NonNegative = Field(0.0, description="0 switches the term off.")
     form: Literal["energy", "quantiles"] = Field(
         "energy", description="Share of energy at each kernel frequency, or the spread of coefficients at each."
     )
     decay: bool = Field(False, description="Let the weight fall to zero over the training.")
-    start: Literal["random", "energy", "teacher"] = Field(
-        "random",
+    start: Literal["auto", "random", "energy", "teacher"] = Field(
+        "auto",
         description="The student's first kernels: random; random with the teacher's share of energy at each frequency; "
-        "or a sample of the teacher's own, every so many channels, where both are of one family.",
+        "or a sample of the teacher's own, every so many channels. auto is teacher where both are of one family and "
+        "the student has no checkpoint, else random.",
     )
 
 
@@ -251,7 +252,7 @@ class Distill(Section):
     )
     cache_gb: NonNegative = Field(1.0, description="Memory for the teacher's answers.")
     collaboration: Literal["fixed", "learned", "confidence", "sampled"] = Field(
-        "fixed",
+        "learned",
         description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
         "or one distillation term drawn at each step.",
     )

@@ -27,7 +27,8 @@ class Method:
 
 
 def _on_kd(**terms: Any) -> Section:
-    return {"spectrum": {"weight": 0}, "parameters": {"weight": 0}} | terms
+    off = {"spectrum": {"weight": 0}, "parameters": {"weight": 0, "start": "random"}, "collaboration": "fixed"}
+    return off | terms
 
 
 def _rival(name: str) -> Callable[[float], Section]:
@@ -39,10 +40,14 @@ def _started(name: str) -> Callable[[float], Section]:
     return lambda weight: _on_kd(**{name: weight}, parameters={"weight": 0, "start": "teacher"})
 
 
-def _spectrum(start: str = "random", collaboration: str = "fixed", **form: Any) -> Callable[[float], Section]:
+def _spectrum(
+    start: str = "random", collaboration: str = "fixed", over: str = "time", **form: Any
+) -> Callable[[float], Section]:
     """KD and the feature spectrum in one form or another."""
     return lambda weight: _on_kd(
-        spectrum={"weight": weight, **form}, parameters={"weight": 0, "start": start}, collaboration=collaboration
+        spectrum={"weight": weight, "over": over, **form},
+        parameters={"weight": 0, "start": start},
+        collaboration=collaboration,
     )
 
 

@@ -79,17 +79,17 @@ def test_a_seed_makes_two_runs_identical(taught):
 @pytest.mark.parametrize(
     ("section", "terms"),
     [
-        ({}, {"cross_entropy", "logits", "spectrum", "parameters"}),
-        ({"spectrum": {"weight": 0}}, {"cross_entropy", "logits", "parameters"}),
-        ({"parameters": {"weight": 0}, "logits": 0}, {"cross_entropy", "spectrum"}),
-        ({"spectrum": {"align": "adapter", "form": "complex"}, "parameters": {"form": "quantiles", "decay": True}},
+        ({}, {"cross_entropy", "logits", "spectrum"}),
+        ({"spectrum": {"weight": 0}}, {"cross_entropy", "logits"}),
+        ({"parameters": {"weight": 0.1}, "logits": 0}, {"cross_entropy", "spectrum", "parameters"}),
+        ({"spectrum": {"align": "adapter", "form": "complex"},
+          "parameters": {"weight": 0.1, "form": "quantiles", "decay": True}},
          {"cross_entropy", "logits", "spectrum", "parameters"}),
-        ({"collaboration": "confidence"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
-        ({"collaboration": "sampled"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
-        ({"collaboration": "learned"}, {"cross_entropy", "logits", "spectrum", "parameters"}),
+        ({"collaboration": "fixed"}, {"cross_entropy", "logits", "spectrum"}),
+        ({"collaboration": "confidence"}, {"cross_entropy", "logits", "spectrum"}),
+        ({"collaboration": "sampled"}, {"cross_entropy", "logits", "spectrum"}),
         ({"attention": 10, "fitnet": 1, "dist": 1, "relational": 1, "spatial_spectrum": 1},
-         {"cross_entropy", "logits", "spectrum", "parameters", "attention", "fitnet", "dist", "relational",
-          "spatial_spectrum"}),
+         {"cross_entropy", "logits", "spectrum", "attention", "fitnet", "dist", "relational", "spatial_spectrum"}),
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(taught, section, terms):
@@ -97,7 +97,7 @@ def test_every_part_can_be_switched(taught, section, terms):
     rows = metrics_of(taught, "student")
     assert set(rows[0]["loss"]) == terms
     assert all(np.isfinite(list(row["loss"].values())).all() for row in rows)
-    assert ("learned_weights" in rows[0]) == (section.get("collaboration") == "learned")
+    assert ("learned_weights" in rows[0]) == ("collaboration" not in section)
 
 
 @pytest.mark.parametrize("channels", [(), (6, 12, 24, 48), (3, 6, 12, 24)])

@@ -18,7 +18,7 @@ from cpd_train.fit import fit, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
-from cpd_train.start import START
+from cpd_train.start import begin
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
@@ -36,7 +36,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     setting, section, folder = Setting.of(config, run_dir), config.student, run_dir / "student"
     teacher = on_device(read_checkpoint(run_dir / "teacher" / "teacher.safetensors").model, setting.device)
     student = setting.model(section)
-    START[config.distill.parameters.start](student, teacher)
+    began = begin(config.distill.parameters.start, student, teacher, loaded=section.checkpoint is not None)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)
@@ -51,7 +51,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     test = setting.loader("test", section.batch_size)
     top1 = write_test_logits(best.model.to(setting.device), test, folder / "test_logits.npz")
     return (
-        f"{section.model} with {best.parameters:,} parameters, top-1 {top1:.1%}, epoch {outcome.epoch} "
+        f"{section.model} with {best.parameters:,} parameters, begun {began}, top-1 {top1:.1%}, epoch {outcome.epoch} "
         f"of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
     )
 

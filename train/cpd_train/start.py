@@ -12,6 +12,26 @@ from cpd_train.models import VideoClassifier, evenly_chosen
 from cpd_train.terms import spatial_kernels
 
 
+def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, *, loaded: bool) -> str:
+    """Gives the student its first parameters, and says in a few words where they came from.
+
+    Args:
+        start: a name of ``START``; or auto, the teacher's where both are of one family and nothing was loaded.
+        loaded: whether the student has the parameters of a checkpoint.
+
+    Raises:
+        TrainingError: the networks do not fit what was asked for.
+    """
+    if start == "auto":
+        start = "random" if loaded or without_counterpart(student, teacher) else "teacher"
+    START[start](student, teacher)
+    return {
+        "random": "from its checkpoint" if loaded else "at random",
+        "energy": "with the teacher's energy at each frequency",
+        "teacher": "from the teacher's kernels",
+    }[start]
+
+
 def random(student: VideoClassifier, teacher: VideoClassifier) -> None:
     """Leaves the student as it is."""
 
@@ -48,14 +68,26 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
     Raises:
         TrainingError: the networks are of two families.
     """
-    theirs = dict(teacher.backbone.state_dict())
+    alone = without_counterpart(student, teacher)
+    if alone:
+        raise TrainingError(
+            f"the student's {alone} has no counterpart in the teacher, a {teacher.spec.model}",
+            "set distill.parameters.start: energy",
+        )
+    theirs = teacher.backbone.state_dict()
     for name, ours in student.backbone.state_dict().items():
-        if name not in theirs or theirs[name].shape[2:] != ours.shape[2:]:
-            raise TrainingError(
-                f"the student's {name} has no counterpart in the teacher, a {teacher.spec.model}",
-                "set distill.parameters.start: energy",
-            )
         ours.copy_(evenly_chosen(theirs[name], ours.shape))
+
+
+def without_counterpart(student: VideoClassifier, teacher: VideoClassifier) -> str:
+    """The first parameter of the student that cannot be a sample of one of the teacher's; empty where all can."""
+    theirs = teacher.backbone.state_dict()
+    for name, ours in student.backbone.state_dict().items():
+        its = theirs.get(name, torch.empty(()))
+        alike = its.dim() == ours.dim() and its.shape[2:] == ours.shape[2:]
+        if not alike or any(its.shape[dim] < ours.shape[dim] for dim in range(ours.dim())):
+            return str(name)
+    return ""
 
 
 START: dict[str, Callable[[VideoClassifier, VideoClassifier], None]] = {

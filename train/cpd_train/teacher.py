@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd.config import Distill, Model, Parameters, Pipeline
+from cpd.config import Distill, Model, Pipeline
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration
@@ -19,7 +19,7 @@ from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
 
 CHECKPOINT = "teacher.safetensors"
 
-BORN_AGAIN = Distill(parameters=Parameters(weight=0))
+BORN_AGAIN = Distill()
 """How a teacher learns from the one before it: its logits and its features' spectrum."""
 
 

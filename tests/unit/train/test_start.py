@@ -8,7 +8,7 @@ from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
 from cpd_train.models import ModelSpec, build_model, evenly_chosen
-from cpd_train.start import START
+from cpd_train.start import START, begin
 from cpd_train.terms import spatial_kernels
 
 CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
@@ -75,3 +75,24 @@ def test_networks_of_two_families_are_refused():
     with pytest.raises(TrainingError, match=r"no counterpart in the teacher, a tsm-tiny") as caught:
         START["teacher"](model("tsm-mobilenetv2"), model())
     assert caught.value.remedy == "set distill.parameters.start: energy"
+
+
+def test_students_wider_than_their_teacher_are_refused():
+    with pytest.raises(TrainingError, match=r"no counterpart"):
+        START["teacher"](model(width=32), model(width=16))
+
+
+@pytest.mark.parametrize(
+    ("student", "loaded", "told"),
+    [
+        (model(width=4), False, "from the teacher's kernels"),
+        (model(width=4), True, "from its checkpoint"),
+        (model("tsm-mobilenetv2"), False, "at random"),
+        (model(width=16), False, "at random"),
+    ],
+)
+def test_by_itself_a_student_begins_with_its_teachers_kernels_only_where_they_fit(student, loaded, told):
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    assert begin("auto", student, model(width=8), loaded=loaded) == told
+    same = all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert same == (told != "from the teacher's kernels")
