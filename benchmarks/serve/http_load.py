@@ -1,12 +1,12 @@
-"""cpd-serve http under load: 64 clients at once, first with no pause, then at half the rate that this gave.
+"""cpd-serve http under load: 64 clients at once, then half as many, then 64 at half the rate of the first.
 
     python benchmarks/serve/http_load.py runs/motion --video clip.mp4
 
 The script starts a server of its own on the loopback address and talks to nothing else. Clients keep their connection
-and post the same clip. In the first part each asks again as soon as it has its answer, or after the pause that a
-refusal (503, 429) asks for. In the second part requests begin at random times (a Poisson process) at half the rate of
+and post the same clip. In the first two parts each asks again as soon as it has its answer, or after the pause that a
+refusal (503, 429) asks for. In the third part requests begin at random times (a Poisson process) at half the rate of
 answers of the first, and the latency counts from the time a request was due: a client that is late counts against the
-server. Clients and server share the CPUs.
+server, and so does a crowd that chance makes. Clients and server share the CPUs.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ def main() -> None:
             port = int(server.stdout.readline().rsplit(":", 1)[1])
             asyncio.run(wait_until_ready(port))
             full = asyncio.run(full_load(port, clip, clients, seconds))
+            fewer = asyncio.run(full_load(port, clip, clients // 2, seconds))
             half = asyncio.run(half_load(port, clip, clients, seconds, full.answers_a_second / 2))
         finally:
             server.terminate()
@@ -163,8 +164,9 @@ def main() -> None:
     print(
         "| load | s | labelled/s | p50 ms | p90 ms | p99 ms | p99 / p50 | answers |\n|---|---|---|---|---|---|---|---|"
     )
-    print(full.row("full"), half.row("half"), sep="\n")
-    print(f"\nerrors other than {' and '.join(map(str, REFUSED))}: {full.errors + half.errors}")
+    parts = {f"{clients} clients": full, f"{clients // 2} clients": fewer, "half the rate": half}
+    print(*(part.row(name) for name, part in parts.items()), sep="\n")
+    print(f"\nerrors other than {' and '.join(map(str, REFUSED))}: {sum(part.errors for part in parts.values())}")
 
 
 async def wait_until_ready(port: int) -> None:
