@@ -15,10 +15,10 @@ from cpd_train.common import on_device
 from cpd_train.distill import Collaboration
 from cpd_train.loader import Batch
 
-NO_SPECTRA = {"spectrum": {"weight": 0}, "parameters": {"weight": 0}}
+NO_PARTS = {"spectrum": {"weight": 0}, "parameters": {"weight": 0}, "collaboration": "fixed"}
 LOSSES: dict[str, dict[str, object]] = {
-    "CE": NO_SPECTRA | {"cross_entropy": 1, "logits": 0},
-    "KD": NO_SPECTRA,
+    "CE": NO_PARTS | {"cross_entropy": 1, "logits": 0},
+    "KD": NO_PARTS,
     "method": {},
 }
 TEACHER = {"fresh": 0.0, "kept": 1.0}
