@@ -45,6 +45,7 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
     runs = Runs(pipeline, ())
     results = read(runs.path)
     save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
+    save(accuracies(results), "accuracies")
     learned = [one.learned_weights for one in results if (one.kind, one.method) == ("final", method)]
     if all(learned):
         save(learned_weights(learned), "learned-weights")
@@ -57,6 +58,25 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
     frames = torch.from_numpy(np.stack([read_clip(clip.path, runs.config.clip.spec()) for clip in some]))
     save(spectra(models, frames), "temporal-spectra")
     save(kernels(models), "kernel-frequencies")
+
+
+def accuracies(results: list[Result]) -> Figure:
+    """Test top-1 of each method: a dot for each seed, a bar for the mean; the teacher's as a line."""
+    tops = defaultdict(list)
+    for result in results:
+        if result.kind == "final":
+            tops[result.method].append(100 * result.right.mean())
+    names = sorted(tops, key=lambda name: float(np.mean(tops[name])))
+    figure, axes = plt.subplots(figsize=(7, 0.32 * len(names) + 0.8), layout="constrained")
+    for row, name in enumerate(names):
+        colour = "C1" if name == "method" else "C0"
+        axes.plot(tops[name], [row] * len(tops[name]), "o", color=colour, markersize=4, alpha=0.5)
+        axes.plot([np.mean(tops[name])], [row], "|", color=colour, markersize=15, markeredgewidth=2.5)
+    for result in results:
+        if result.kind == "teacher":
+            axes.axvline(100 * result.right.mean(), color="0.4", linestyle="--", linewidth=1)
+    axes.set(xlabel="top-1 on the test clips, % (dashed: the teacher)", yticks=range(len(names)), yticklabels=names)
+    return figure
 
 
 def learning_curves(results: list[Result]) -> Figure:
