@@ -356,6 +356,8 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _a_teacher_alone(self) -> Self:
+        if self.student.checkpoint is not None and self.distill.parameters.start == "teacher":
+            raise ValueError("distill.parameters.start: teacher would undo student.checkpoint: use one of them")
         if self.student.mixup:
             raise ValueError("student.mixup must be 0: the teacher would have to answer each blend anew")
         if self.student.generations != 1:

@@ -26,7 +26,7 @@ from cpd_train.models import ModelSpec, build_model
 
 CLIP = ClipSpec(frames=8, resize=(48, 96), crop=(40, 80), normalise="clip")
 LABELS, BATCH, CPU = 10, 32, torch.device("cpu")
-COMPARED = ("ce", "kd", "attention", "method without collaboration", "method")
+COMPARED = ("ce", "kd", "fitnet", "attention", "method without collaboration", "method")
 
 
 @click.command()

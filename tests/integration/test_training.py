@@ -188,7 +188,9 @@ def test_a_teacher_born_again_learns_from_the_one_before_it(taught, tmp_path):
     first, second, one = (load_file(path / "teacher.safetensors") for path in (folder / "generation-1", folder, alone))
     assert all(torch.equal(first[name], one[name]) for name in one), "the first is the teacher of one generation"
     assert not torch.equal(first["fc.weight"], second["fc.weight"])
-    assert {"cross_entropy", "logits", "spectrum"} == set(metrics_of(tmp_path, "teacher")[0]["loss"])
+    first_row, *_, last_row = metrics_of(tmp_path, "teacher")
+    assert set(first_row["loss"]) == set(first_row["learned_weights"]) == {"cross_entropy", "logits", "spectrum"}
+    assert first_row["learned_weights"] != last_row["learned_weights"], "its noise is learned"
 
 
 def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taught):

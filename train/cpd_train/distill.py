@@ -14,7 +14,7 @@ from cpd.errors import TrainingError
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
-from cpd_train.fit import fit, write_test_logits
+from cpd_train.fit import Step, fit, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
@@ -45,7 +45,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     outcome = fit(
         student, training, validation, step, section, config.augment,
         seed=config.seed, role="student", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
-        views=config.distill.views, extra=step.learned, log=step.log,
+        views=config.distill.views,
     )  # fmt: skip
     best = read_checkpoint(folder / "student.safetensors")
     test = setting.loader("test", section.batch_size)
@@ -60,7 +60,7 @@ NOISE_RATE = 10.0
 """How much faster than the network noise is learned: it settles within some dozen steps, and follows the losses."""
 
 
-class Collaboration:
+class Collaboration(Step):
     """The loss of a distillation step: which terms there are, and how they are weighed against each other."""
 
     def __init__(
@@ -83,9 +83,8 @@ class Collaboration:
         self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
-        self.learned: list[nn.Parameter] = [p for adapter in self.fixed.adapters for p in adapter.parameters()]
-        if distill.collaboration == "learned":
-            self.learned.append(self.log_variances)
+        adapted = [parameter for adapter in self.fixed.adapters for parameter in adapter.parameters()]
+        self.learned = [*adapted, self.log_variances] if distill.collaboration == "learned" else adapted
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,19 @@ from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
 
 
-class Step(Protocol):
+class Step(ABC):
     """What a recipe adds to the loop: the loss of a batch, as named terms that add up."""
 
-    def __call__(self, batch: Batch, progress: float, /) -> dict[str, Tensor]:
+    learned: Sequence[nn.Parameter] = ()
+    """Further parameters to learn (adapters, noise levels), not decayed and not kept."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """progress: how much of the training is done, 0 to 1. Returns scalars; their sum is minimised."""
+
+    def log(self) -> dict[str, Any]:
+        """Further values of each epoch for metrics.jsonl."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,6 @@ def fit(
     data_sha256: str,
     folder: Path,
     views: int = 0,
-    extra: list[nn.Parameter] | None = None,
-    log: Callable[[], dict[str, Any]] = dict,
 ) -> Outcome:
     """Trains a model and keeps the weights with the best validation top-1 as ``folder/<role>.safetensors``.
 
@@ -68,7 +75,7 @@ def fit(
     Args:
         model: on its device, trained in place.
         training, validation: loaders of the two splits.
-        step: the loss.
+        step: the loss, and what else is learned with it.
         section: epochs, batch size, learning rate and weight decay.
         augment: variations of the training clips.
         seed: of the run; decides views and their order.
@@ -76,16 +83,14 @@ def fit(
         labels, data_sha256: what the checkpoint says it was trained for.
         folder: receives the checkpoint and metrics.jsonl.
         views: random views of each clip, met again after as many epochs; 0 draws anew every epoch.
-        extra: further parameters to learn (adapters, noise levels), not decayed and not kept.
-        log: further values of each epoch for metrics.jsonl.
 
     Raises:
         TrainingError: a loss is not finite, or the GPU has too little memory; the last good checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
-    parameters = list(model.parameters()) + (extra or [])
-    optimiser = torch.optim.AdamW(_groups(model, extra or [], section.weight_decay), lr=section.learning_rate)
+    parameters = [*model.parameters(), *step.learned]
+    optimiser = torch.optim.AdamW(_groups(model, step.learned, section.weight_decay), lr=section.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, section.learning_rate, total_steps=epochs * steps, pct_start=0.2
     )
@@ -122,7 +127,7 @@ def fit(
                 "data_wait": round(batches.seconds / seconds, 4),
                 "clips_per_second": round(steps * section.batch_size / seconds, 1),
                 **on_gpu,
-                **log(),
+                **step.log(),
             }
             metrics.write(json.dumps(row) + "\n")
             metrics.flush()
@@ -210,7 +215,7 @@ def _memory_of(role: str) -> Iterator[None]:
         ) from error
 
 
-def _groups(model: nn.Module, extra: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(model: nn.Module, extra: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Weights decay; biases, normalisation and whatever the recipe adds do not."""
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     free = [parameter for parameter in model.parameters() if parameter.dim() <= 1]

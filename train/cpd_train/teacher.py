@@ -20,7 +20,7 @@ from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
 CHECKPOINT = "teacher.safetensors"
 
 BORN_AGAIN = Distill()
-"""How a teacher learns from the one before it: its logits and its features' spectrum."""
+"""How a teacher learns from the one before it: as a student does, but from random kernels."""
 
 
 def run(config: Pipeline, run_dir: Path) -> str:
@@ -56,16 +56,10 @@ def _take_as_it_is(setting: Setting, section: Model, folder: Path) -> None:
 def _train(setting: Setting, section: Model, folder: Path, before: VideoClassifier | None) -> Outcome:
     """Trains one generation: the first on the true labels, each later one on the answers of the one before too."""
     config, model = setting.config, setting.model(section)
-    draws = np.random.default_rng(config.seed)
-
-    def from_labels(batch: Batch, _progress: float) -> dict[str, Tensor]:
-        frames, labels = mixed(batch, len(setting.labels), section.mixup, draws)
-        with networks_in(setting.device, config.precision):
-            logits = model(frames)
-        return {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing)}
-
-    step: Step = from_labels
-    if before is not None:
+    step: Step
+    if before is None:
+        step = FromLabels(model, setting, section)
+    else:
         step = Collaboration(model, on_device(before, setting.device), BORN_AGAIN, config.seed, config.precision)
     return fit(
         model, setting.loader("train", section.batch_size), setting.loader("validation", section.batch_size), step,
@@ -73,6 +67,21 @@ def _train(setting: Setting, section: Model, folder: Path, before: VideoClassifi
         seed=config.seed, role="teacher", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
         views=0 if before is None else BORN_AGAIN.views,
     )  # fmt: skip
+
+
+class FromLabels(Step):
+    """The loss of a first generation: the cross-entropy with the true labels, of blended clips if asked for."""
+
+    def __init__(self, model: VideoClassifier, setting: Setting, section: Model) -> None:
+        self._model, self._setting, self._section = model, setting, section
+        self._draws = np.random.default_rng(setting.config.seed)
+
+    def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002  # the same throughout
+        section, setting = self._section, self._setting
+        frames, labels = mixed(batch, len(setting.labels), section.mixup, self._draws)
+        with networks_in(setting.device, setting.config.precision):
+            logits = self._model(frames)
+        return {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing)}
 
 
 def mixed(batch: Batch, labels: int, mixup: float, draws: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -223,6 +223,14 @@ def test_the_schema_describes_every_key_and_closes_every_section():
     assert document["required"] == ["name", "data", "teacher", "student"]
 
 
+def test_a_start_that_undoes_a_checkpoint_is_refused(write):
+    told = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {checkpoint: student.pth}\n"
+    assert any(
+        "start: teacher would undo student.checkpoint" in problem
+        for problem in problems(write(told + "distill: {parameters: {start: teacher}}\n"))
+    )
+
+
 @pytest.mark.parametrize(
     ("clip", "student", "message"),
     [

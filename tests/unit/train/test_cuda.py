@@ -11,7 +11,7 @@ from cpd.errors import TrainingError
 from cpd_train.common import on_device
 from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
 from cpd_train.distill import Collaboration
-from cpd_train.fit import _memory_of, choose_device, fit
+from cpd_train.fit import Step, _memory_of, choose_device, fit
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift
@@ -116,11 +116,12 @@ def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error):
     loader = ClipLoader(clips, labels, CLIP, 4, CPU)
     model = build_model(ModelSpec("tsm-tiny", width=4), len(labels), CLIP)
 
-    def step(batch, progress):
-        raise error
+    class Fails(Step):
+        def __call__(self, batch, progress):
+            raise error
 
     with pytest.raises(TrainingError, match=r"too little memory to train the student: .*out of memory \(") as caught:
-        fit(model, loader, loader, step, Model(epochs=1, batch_size=4), config.augment, seed=0, role="student",
+        fit(model, loader, loader, Fails(), Model(epochs=1, batch_size=4), config.augment, seed=0, role="student",
             labels=labels, data_sha256="", folder=tmp_path / "student")  # fmt: skip
     assert caught.value.remedy == "lower student.batch_size"
 
