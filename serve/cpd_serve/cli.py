@@ -33,6 +33,8 @@ def main() -> None:
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Give a video up that takes longer.  [default: 600 with several workers]")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print where the time went.")
 @click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
 @click.option("--window", "window_s", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
@@ -46,8 +48,8 @@ def main() -> None:
 @click.version_option(package_name="cpd")
 def label_command(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    part_s: float | None, provider: str | None, rebuild: bool, workers: int | None, explain: bool,
-    stream: bool, window_s: float, stride_s: float, smoothing_s: float, patience_s: float,
+    part_s: float | None, provider: str | None, rebuild: bool, workers: int | None, timeout_s: float | None,
+    explain: bool, stream: bool, window_s: float, stride_s: float, smoothing_s: float, patience_s: float,
 ) -> None:  # fmt: skip
     """Label video clips with an exported model.
 
@@ -71,7 +73,7 @@ def label_command(
             from cpd_serve.labelling import Question
 
             question = Question(top_k, views, part_s)
-            code = label(engine, sources, provider, rebuild, question, workers, as_json, explain)
+            code = label(engine, sources, provider, rebuild, question, workers, timeout_s, as_json, explain)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

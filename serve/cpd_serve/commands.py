@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cpd.errors import EngineError
 from cpd_serve.batch import label_videos
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer, Question
@@ -22,6 +23,7 @@ def label(
     rebuild: bool,
     question: Question,
     workers: int | None,
+    timeout_s: float | None,
     as_json: bool,
     explain: bool,
 ) -> int:
@@ -36,9 +38,10 @@ def label(
     videos = list(expand(sources))
     workers = min(workers or usable_cpus(), len(videos))
     failed = False
-    # Several videos at once share the CPUs between them; one alone may use them all.
-    with open_engine(engine, provider, threads=1 if workers > 1 else None, may_rebuild=rebuild) as runner:
-        for answer in answers_of(runner, videos, workers, question):
+    # Several videos at once share the CPUs between them; one alone may use them all, but where it may be given up.
+    threads = 1 if workers > 1 or timeout_s else None
+    with open_engine(engine, provider, threads=threads, may_rebuild=rebuild) as runner:
+        for answer in answers_of(runner, videos, workers, question, timeout_s):
             failed |= bool(answer.error)
             if answer.error:
                 click.echo(f"error: {answer.error}", err=True)
@@ -49,13 +52,24 @@ def label(
     return int(failed)
 
 
-def answers_of(runner: Runner, videos: Sequence[Path], workers: int, question: Question) -> Iterator[Answer]:
-    """An answer for every video, in order."""
-    if workers > 1:
-        from cpd_serve.forked import can_fork, label_videos_forked
+def answers_of(
+    runner: Runner, videos: Sequence[Path], workers: int, question: Question, timeout_s: float | None = None
+) -> Iterator[Answer]:
+    """An answer for every video, in order.
+
+    Raises:
+        EngineError: a time limit is asked for where the model cannot run in a process of its own.
+    """
+    if workers > 1 or timeout_s:
+        from cpd_serve.forked import TIMEOUT_S, can_fork, label_videos_forked
 
         if can_fork(runner):
-            return label_videos_forked(runner, videos, workers, question)
+            return label_videos_forked(runner, videos, workers, question, timeout_s or TIMEOUT_S)
+        if timeout_s:
+            raise EngineError(
+                f"--timeout needs processes of its own, which a model on {runner.provider} cannot have here",
+                "leave --timeout out, or use --provider cpu",
+            )
     return label_videos(runner, videos, workers, question)
 
 

@@ -1,4 +1,4 @@
-"""Many videos at once, each worker a process: a video that crashes its decoder costs no answer but its own.
+"""Many videos at once, each worker a process: a video that crashes or hangs its decoder costs no answer but its own.
 
 A clip of few frames gives Python's lock away and takes it back some sixty times, so that threads wait for each other
 much of the time (figures: benchmarks/serve/RESULTS.md). Forked processes share the model's memory and start at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from cpd_serve.runner import Runner
 CPU = "CPUExecutionProvider"
 TOLD = 2
 """Videos a process knows of: the one it labels and the next, so that it does not wait for us in between."""
+TIMEOUT_S = 600.0
+"""Far more than any video takes that does not hang: only what lies before a sampled frame is decoded."""
 AHEAD = 32
 """Answers each process may be ahead of the slowest video; they wait for their turn."""
 
@@ -37,7 +40,9 @@ def can_fork(runner: Runner) -> bool:
     return runner.provider == CPU and "fork" in multiprocessing.get_all_start_methods()
 
 
-def label_videos_forked(runner: Runner, videos: Iterable[Path], workers: int, question: Question) -> Iterator[Answer]:
+def label_videos_forked(
+    runner: Runner, videos: Iterable[Path], workers: int, question: Question, timeout_s: float = TIMEOUT_S
+) -> Iterator[Answer]:
     """Labels videos in forked processes and yields their answers in order; see ``can_fork``.
 
     Args:
@@ -45,9 +50,10 @@ def label_videos_forked(runner: Runner, videos: Iterable[Path], workers: int, qu
         videos: may be endless; only a few are taken ahead.
         workers: how many processes.
         question: what to ask of each video.
+        timeout_s: a video that takes longer is given up, and its process ended.
     """
     todo = (Task(number, video) for number, video in enumerate(videos))
-    again: deque[Task] = deque()  # told to a process that crashed before it came to them
+    again: deque[Task] = deque()  # told to a process that was lost before it came to them
     answers: dict[int, Answer] = {}
     taken = turn = 0
     pool: list[Worker] = []
@@ -65,19 +71,20 @@ def label_videos_forked(runner: Runner, videos: Iterable[Path], workers: int, qu
             busy = [worker for worker in pool if worker.told]
             if not busy:
                 return
-            ready = wait([worker.connection for worker in busy])
+            ready = wait([worker.connection for worker in busy], min(worker.left_s(timeout_s) for worker in busy))
             for worker in busy:
                 if worker.connection in ready:
-                    task = worker.told.popleft()
-                    answer = worker.answer()
-                    if answer is None:
-                        answer = Answer(
-                            str(task.video), [], dict.fromkeys(PARTS, 0.0), error=f"{task.video}: crashed the decoder"
-                        )
-                        again.extend(worker.told)
-                        pool.remove(worker)
-                        worker.stop()
-                    answers[task.number] = answer
+                    task, answer = worker.answer()
+                elif worker.left_s(timeout_s) == 0:
+                    task, answer = worker.told.popleft(), f"took longer than {timeout_s:g} s"
+                else:
+                    continue
+                if isinstance(answer, str):
+                    answer = Answer(str(task.video), [], dict.fromkeys(PARTS, 0.0), error=f"{task.video}: {answer}")
+                    again.extend(worker.told)
+                    pool.remove(worker)
+                    worker.stop()
+                answers[task.number] = answer
             while turn in answers:
                 yield answers.pop(turn)
                 turn += 1
@@ -92,6 +99,7 @@ class Worker:
     def __init__(self, runner: Runner, question: Question, others: Sequence[Worker]) -> None:
         self.told: deque[Task] = deque()
         """What it has not answered yet."""
+        self._began_s = 0.0  # with the first of these
         self.connection, theirs = multiprocessing.Pipe()
         # The child must not keep our ends open, or a worker would not notice that we are gone.
         ours = [self.connection, *(other.connection for other in others)]
@@ -102,17 +110,24 @@ class Worker:
         theirs.close()
 
     def tell(self, task: Task) -> None:
+        if not self.told:
+            self._began_s = time.monotonic()
         self.told.append(task)
         with suppress(ConnectionError):  # it has crashed; asking for its answer will tell
             self.connection.send(task.video)
 
-    def answer(self) -> Answer | None:
-        """To the first video that it was told of; None where it crashed."""
+    def answer(self) -> tuple[Task, Answer | str]:
+        """The first video that it was told of, and its answer, or how the process was lost."""
+        task, self._began_s = self.told.popleft(), time.monotonic()
         try:
             answer: Answer = self.connection.recv()
         except (EOFError, ConnectionError):
-            return None
-        return answer
+            return task, "crashed the decoder"
+        return task, answer
+
+    def left_s(self, timeout_s: float) -> float:
+        """Seconds it may still take for the first video that it was told of."""
+        return max(0.0, self._began_s + timeout_s - time.monotonic())
 
     def stop(self) -> None:
         self.connection.close()

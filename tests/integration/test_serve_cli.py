@@ -86,6 +86,14 @@ def test_folders_and_globs_are_read(colour_model: Path, red: Path, blue: Path) -
         assert [Path(answer["video"]).name for answer in answers] == ["blue.mp4", "red.webm"]
 
 
+def test_a_time_limit_gives_a_video_up(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, "--video", red, "--timeout", 1e-6)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == f"error: {red}: took longer than 1e-06 s\n"
+    assert "red" in serve("--engine", colour_model, "--video", red, "--timeout", 60).stdout
+
+
 def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None:
     result = serve("--engine", colour_model, "--video", red, "--explain")
     parts = [line.split()[0] for line in result.stdout.splitlines()[-5:]]

@@ -55,6 +55,23 @@ def test_a_crash_costs_its_video_alone(colour_model: Path, videos: list[Path]) -
     assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_decoder_that_hangs_costs_its_video_alone(colour_model: Path, videos: list[Path], workers: int) -> None:
+    def asked() -> Iterator[Path]:
+        for number in range(12):
+            if number == 6:  # as a decoder that hangs
+                os.kill(next(iter(active_children())).pid or 0, signal.SIGSTOP)
+            yield videos[number % 3]
+
+    with open_runner(colour_model, threads=1) as runner:
+        answers = list(label_videos_forked(runner, asked(), workers, Question(top_k=1), timeout_s=3))
+    assert [Path(answer.video).stem for answer in answers] == [[*COLOURS][number % 3] for number in range(12)]
+    lost = [answer for answer in answers if answer.error]
+    assert [answer.error for answer in lost] == [f"{lost[0].video}: took longer than 3 s"]
+    assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
+    assert not active_children()
+
+
 def test_no_more_is_taken_than_may_wait_and_whoever_stops_listening_leaves_no_process(
     colour_model: Path, videos: list[Path]
 ) -> None:
