@@ -173,7 +173,7 @@ class Model(Section):
     weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
     label_smoothing: Fraction = Field(0.0, description="Probability moved from the true label to all labels.")
     mixup: NonNegative = Field(
-        0.0, description="Blend pairs of clips and their labels by shares drawn from Beta(m, m); a teacher's alone."
+        0.0, description="Blend pairs of clips, and their labels, by shares drawn from Beta(m, m)."
     )
     generations: Count = Field(
         1,
@@ -358,8 +358,6 @@ class Pipeline(Section):
     def _a_teacher_alone(self) -> Self:
         if self.student.checkpoint is not None and self.distill.parameters.start == "teacher":
             raise ValueError("distill.parameters.start: teacher would undo student.checkpoint: use one of them")
-        if self.student.mixup:
-            raise ValueError("student.mixup must be 0: the teacher would have to answer each blend anew")
         if self.student.generations != 1:
             raise ValueError("student.generations must be 1: only the teacher has no teacher")
         if self.teacher.generations != 1 and self.teacher.epochs == 0:

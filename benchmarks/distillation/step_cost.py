@@ -36,7 +36,7 @@ def main(rounds: int, precision: str) -> None:
     """Prints milliseconds a step and the ratios, medians over rounds."""
     torch.manual_seed(0)
     frames = torch.randint(0, 256, (BATCH, *CLIP.shape), dtype=torch.uint8)
-    batch = Batch(frames, torch.arange(BATCH) % LABELS, [(row, 0) for row in range(BATCH)])
+    batch = Batch(frames, torch.eye(LABELS)[torch.arange(BATCH) % LABELS], [(row, 0) for row in range(BATCH)])
     steps = {(name, kept): step_of(name, kept, batch, precision) for name in COMPARED for kept in (False, True)}
     for step in steps.values():
         step()

@@ -38,7 +38,7 @@ def run(setup: Setup, rows: Rows) -> None:
     torch.manual_seed(0)
     device, size = torch.device(setup.device), 2 if setup.quick else 16
     frames = torch.randint(0, 256, (size, *clip_of(setup.quick).shape), dtype=torch.uint8).to(device)
-    labels = (torch.arange(size) % len(LABELS)).to(device)
+    labels = torch.eye(len(LABELS))[torch.arange(size) % len(LABELS)].to(device)
     batch = Batch(frames, labels, [(row, 0) for row in range(size)])
     steps: dict[str, Step] = {}
     peaks_gb = {}

@@ -119,7 +119,7 @@ def test_the_losses_of_a_step_are_those_of_the_cpu_within_bf16() -> None:
     def terms(device: torch.device) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         teacher, student = (on_device(build_model(ModelSpec("tsm-tiny", width=w), 3, SPEC), device) for w in (8, 4))
-        batch = Batch(frames.to(device), (torch.arange(4) % 3).to(device), [(row, 0) for row in range(4)])
+        batch = Batch(frames.to(device), torch.eye(3)[torch.arange(4) % 3].to(device), [(row, 0) for row in range(4)])
         found = Collaboration(student, teacher, Distill(cache_gb=0), seed=0)(batch, 0.0)
         torch.stack(list(found.values())).sum().backward()
         assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)

@@ -100,15 +100,16 @@ def test_every_part_can_be_switched(taught, section, terms):
     assert ("learned_weights" in rows[0]) == ("collaboration" not in section)
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
 @pytest.mark.parametrize("channels", [(), (6, 12, 24, 48), (3, 6, 12, 24)])
-def test_kept_answers_are_those_the_teacher_gives(taught, channels):
+def test_kept_answers_are_those_the_teacher_gives(taught, channels, mixup):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids = [(10, 10), (5, 5), (3, 3), (2, 2)]
     ask = Teacher(model, grids, channels, Memory(10**8))
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
-        for batch in loader.train(setting.config.augment, 0, epoch, repeat=2):
+        for batch in loader.train(setting.config.augment, 0, epoch, repeat=2, mixup=mixup):
             answer = ask(batch)
             with torch.no_grad():
                 features = model.with_features(batch.frames)

@@ -101,7 +101,7 @@ def fit(
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
             began = time.perf_counter()
-            batches = Waiting(training.train(augment, seed, epoch, views))
+            batches = Waiting(training.train(augment, seed, epoch, views, section.mixup))
             for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
                 terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
@@ -159,7 +159,7 @@ def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.floa
     logits, truth = [], []
     for batch in loader.evaluate():
         logits.append(model(batch.frames).float().cpu().numpy())
-        truth.append(batch.labels.cpu().numpy())
+        truth.append(batch.labels.argmax(1).cpu().numpy())
     return np.concatenate(logits), np.concatenate(truth)
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
@@ -50,7 +51,7 @@ class Batch:
     frames: Tensor
     """(batch, frames, height, width, 3) uint8 RGB on the loader's device."""
     labels: Tensor
-    """(batch,) int64 on the same device."""
+    """(batch, labels) float: how much of each class there is, which is one but where clips are blended."""
     views: list[tuple[int, int]]
     """For each clip its position in the table, and which of its random views this is."""
 
@@ -108,12 +109,14 @@ class ClipLoader:
         """Every clip once, in order, in its fixed view."""
         return self._load(batches(evaluation_views(self.clips, self.labels, self.spec), self.batch_size, False))
 
-    def train(self, augment: Augment, seed: int, epoch: int, repeat: int = 0) -> Iterator[Batch]:
+    def train(
+        self, augment: Augment, seed: int, epoch: int, repeat: int = 0, mixup: float = 0.0
+    ) -> Iterator[Batch]:
         """One random view of every clip, in random order; a last batch that is not full is left out.
 
         Args: see ``training_views``.
         """
-        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat)
+        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat, mixup)
         return self._load(batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
 
     def _load(self, groups: Iterable[list[View]]) -> Iterator[Batch]:
@@ -127,7 +130,10 @@ class ClipLoader:
         self._remember(views)
         frames = self._through_graph(views, self.spec.crop)
         with torch.cuda.stream(self._stream):
-            labels = torch.tensor([view.label for view in views]).to(self.device)
+            labels = F.one_hot(torch.tensor([view.label for view in views]), len(self.labels)).float().to(self.device)
+            if any(view.share != 1 for view in views):
+                shares = torch.tensor([view.share for view in views]).to(self.device)
+                frames, labels = blended(frames, shares).round().to(torch.uint8), blended(labels, shares)
         return Batch(frames, labels, [(view.row, view.number) for view in views])
 
     def _remember(self, views: list[View]) -> None:
@@ -188,6 +194,12 @@ class ClipLoader:
         if self.reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
         return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
+
+
+def blended(values: Tensor, shares: Tensor) -> Tensor:
+    """Of each of a batch its share, (batch,), and for the rest the one before it; the first is after the last."""
+    shares = shares.reshape(-1, *[1] * (values.dim() - 1)).to(torch.float32)
+    return shares * values + (1 - shares) * values.roll(1, 0)
 
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)

@@ -41,6 +41,8 @@ class View:
     """Factor; 1 changes nothing."""
     contrast: float
     """Factor; 1 changes nothing."""
+    share: float = 1.0
+    """How much of the clip is seen; the rest is the clip before it in the batch (mixup)."""
 
 
 def evaluation_views(clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpec) -> list[View]:
@@ -56,6 +58,7 @@ def training_views(
     seed: int,
     epoch: int,
     repeat: int = 0,
+    mixup: float = 0.0,
 ) -> list[View]:
     """One random view of every clip, in random order.
 
@@ -67,9 +70,11 @@ def training_views(
         seed: of the run.
         epoch: from 0; decides the order, and the views with it.
         repeat: views of a clip are met again after this many epochs; 0 draws anew every epoch.
+        mixup: clips are blended in pairs by shares drawn from Beta(mixup, mixup) (arXiv 1710.09412); 0 leaves them
+            alone. The order is then met again with the views, so that each meets the same partner.
     """
     number = epoch % repeat if repeat else epoch
-    order = np.random.default_rng([seed, epoch]).permutation(len(clips))
+    order = np.random.default_rng([seed, number if mixup else epoch]).permutation(len(clips))
     index_of = {label: index for index, label in enumerate(labels)}
     views = []
     for row in order.tolist():
@@ -89,6 +94,7 @@ def training_views(
                 mirror=mirror,
                 brightness=1 + augment.brightness * rng.uniform(-1, 1),
                 contrast=1 + augment.contrast * rng.uniform(-1, 1),
+                share=rng.beta(mixup, mixup) if mixup else 1.0,
             )
         )
     return views

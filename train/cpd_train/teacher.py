@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +57,7 @@ def _train(setting: Setting, section: Model, folder: Path, before: VideoClassifi
     config, model = setting.config, setting.model(section)
     step: Step
     if before is None:
-        step = FromLabels(model, setting, section)
+        step = FromLabels(model, section, config.precision)
     else:
         step = Collaboration(model, on_device(before, setting.device), BORN_AGAIN, config.seed, config.precision)
     return fit(
@@ -70,35 +69,13 @@ def _train(setting: Setting, section: Model, folder: Path, before: VideoClassifi
 
 
 class FromLabels(Step):
-    """The loss of a first generation: the cross-entropy with the true labels, of blended clips if asked for."""
+    """The loss of a first generation: the cross-entropy with the true labels."""
 
-    def __init__(self, model: VideoClassifier, setting: Setting, section: Model) -> None:
-        self._model, self._setting, self._section = model, setting, section
-        self._draws = np.random.default_rng(setting.config.seed)
+    def __init__(self, model: VideoClassifier, section: Model, precision: str) -> None:
+        self._model, self._section, self._precision = model, section, precision
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002  # the same throughout
-        section, setting = self._section, self._setting
-        frames, labels = mixed(batch, len(setting.labels), section.mixup, self._draws)
-        with networks_in(setting.device, setting.config.precision):
-            logits = self._model(frames)
-        return {"cross_entropy": F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing)}
-
-
-def mixed(batch: Batch, labels: int, mixup: float, draws: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Each clip of a batch blended with the next one (mixup, arXiv 1710.09412), both shares drawn once a batch.
-
-    Args:
-        batch: of clips.
-        labels: how many classes there are.
-        mixup: the share is drawn from Beta(mixup, mixup); 0 leaves clips as they are.
-        draws: where shares come from.
-
-    Returns:
-        frames as in the batch, uint8, and the probability of each class, (batch, labels) float.
-    """
-    truth = F.one_hot(batch.labels, labels).float()
-    if not mixup:
-        return batch.frames, truth
-    share = float(draws.beta(mixup, mixup))
-    frames = share * batch.frames + (1 - share) * batch.frames.roll(1, 0)
-    return frames.round().to(torch.uint8), share * truth + (1 - share) * truth.roll(1, 0)
+        with networks_in(batch.frames.device, self._precision):
+            logits = self._model(batch.frames)
+        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._section.label_smoothing)
+        return {"cross_entropy": loss}

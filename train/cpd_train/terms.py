@@ -26,7 +26,7 @@ class Scene:
     ask: Callable[[], Answer]
     """The teacher, who is asked once, and only if a term needs to know."""
     labels: Tensor
-    """(batch,) int64."""
+    """(batch, labels): how much of each class there is."""
     fixed: Fixed
     """What stays the same from batch to batch."""
 

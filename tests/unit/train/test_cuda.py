@@ -79,7 +79,7 @@ def test_networks_in_bf16_leave_every_loss_in_fp32(section):
     torch.manual_seed(0)
     teacher, student = (build_model(ModelSpec("tsm-tiny", width=width), 3, CLIP) for width in (8, 4))
     frames = torch.randint(0, 256, (4, *CLIP.shape), dtype=torch.uint8)
-    batch = Batch(frames, torch.arange(4) % 3, [(row, 0) for row in range(4)])
+    batch = Batch(frames, torch.eye(3)[torch.arange(4) % 3], [(row, 0) for row in range(4)])
     settings = Distill.model_validate(section | {"cache_gb": 0})
     whole, half = (Collaboration(student, teacher, settings, 0, precision) for precision in ("fp32", "bf16"))
     for ours, theirs in zip(half.fixed.adapters, whole.fixed.adapters, strict=True):

@@ -278,7 +278,7 @@ class TestCollaboration:
 
     def test_confidence_has_mean_one_and_follows_the_teacher(self):
         logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
-        weights = collaboration.teacher_confidence(logits, torch.tensor([0, 0, 0]))
+        weights = collaboration.teacher_confidence(logits, torch.eye(2)[[0, 0, 0]])
         assert weights.mean().item() == pytest.approx(1)
         assert weights[0] > weights[2] > weights[1]
 

@@ -29,9 +29,11 @@ def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor, bound:
 def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """(batch,) weights of mean 1: how likely the teacher makes each clip's true label.
 
+    logits and labels, which are probabilities, are (batch, labels).
+
     A clip the teacher gets wrong teaches little; the likelihood p(label | clip, teacher) says how far to believe it.
     """
-    likelihood = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    likelihood = (logits.softmax(1) * labels).sum(1)
     return likelihood / likelihood.mean().clamp_min(EPSILON)
 
 
