@@ -109,9 +109,7 @@ class ClipLoader:
         """Every clip once, in order, in its fixed view."""
         return self._load(batches(evaluation_views(self.clips, self.labels, self.spec), self.batch_size, False))
 
-    def train(
-        self, augment: Augment, seed: int, epoch: int, repeat: int = 0, mixup: float = 0.0
-    ) -> Iterator[Batch]:
+    def train(self, augment: Augment, seed: int, epoch: int, repeat: int = 0, mixup: float = 0.0) -> Iterator[Batch]:
         """One random view of every clip, in random order; a last batch that is not full is left out.
 
         Args: see ``training_views``.
