@@ -40,34 +40,25 @@ def test_answers_come_in_order_and_a_bad_video_is_one_of_them(
     assert not active_children()
 
 
-def test_a_crash_costs_its_video_alone(colour_model: Path, videos: list[Path]) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("fate", "told"), [(signal.SIGKILL, "crashed the decoder"), (signal.SIGSTOP, "took longer than 3 s")],
+    ids=["crashes", "hangs"],
+)  # fmt: skip
+def test_a_lost_process_costs_its_video_alone(
+    colour_model: Path, videos: list[Path], fate: signal.Signals, told: str, workers: int
+) -> None:
     def asked() -> Iterator[Path]:
         for number in range(40):
-            if number == 20:  # as a decoder that crashes
-                os.kill(next(iter(active_children())).pid or 0, signal.SIGKILL)
-            yield videos[number % 3]
-
-    with open_runner(colour_model, threads=1) as runner:
-        answers = list(label_videos_forked(runner, asked(), 2, Question(top_k=1)))
-    assert [Path(answer.video).stem for answer in answers] == [[*COLOURS][number % 3] for number in range(40)]
-    lost = [answer for answer in answers if answer.error]
-    assert [answer.error for answer in lost] == [f"{lost[0].video}: crashed the decoder"]
-    assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_decoder_that_hangs_costs_its_video_alone(colour_model: Path, videos: list[Path], workers: int) -> None:
-    def asked() -> Iterator[Path]:
-        for number in range(12):
-            if number == 6:  # as a decoder that hangs
-                os.kill(next(iter(active_children())).pid or 0, signal.SIGSTOP)
+            if number == 20:  # as a decoder that crashes or hangs
+                os.kill(next(iter(active_children())).pid or 0, fate)
             yield videos[number % 3]
 
     with open_runner(colour_model, threads=1) as runner:
         answers = list(label_videos_forked(runner, asked(), workers, Question(top_k=1), timeout_s=3))
-    assert [Path(answer.video).stem for answer in answers] == [[*COLOURS][number % 3] for number in range(12)]
+    assert [Path(answer.video).stem for answer in answers] == [[*COLOURS][number % 3] for number in range(40)]
     lost = [answer for answer in answers if answer.error]
-    assert [answer.error for answer in lost] == [f"{lost[0].video}: took longer than 3 s"]
+    assert [answer.error for answer in lost] == [f"{lost[0].video}: {told}"]
     assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
     assert not active_children()
 
