@@ -144,6 +144,9 @@ class Augment(Section):
     )
     brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
     contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
+    freeze: Annotated[int, Field(ge=0)] = Field(
+        0, description="Longest run of frames that stand still, at a random place of the clip (time masking)."
+    )
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> Self:

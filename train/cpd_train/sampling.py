@@ -88,13 +88,13 @@ def training_views(
                 row=row,
                 number=number,
                 label=index_of[label],
-                indices=segment_indices(clip.times_s, spec.frames, position),
                 size=size,
                 box=_random_box(size, spec, augment, rng),
                 mirror=mirror,
                 brightness=1 + augment.brightness * rng.uniform(-1, 1),
                 contrast=1 + augment.contrast * rng.uniform(-1, 1),
                 share=rng.beta(mixup, mixup) if mixup else 1.0,
+                indices=_frozen(segment_indices(clip.times_s, spec.frames, position), augment.freeze, rng),
             )
         )
     return views
@@ -128,6 +128,21 @@ def _plain(row: int, clip: Clip, label: int, spec: ClipSpec) -> View:
         brightness=1.0,
         contrast=1.0,
     )
+
+
+def _frozen(indices: NDArray[np.int64], longest: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A clip in which a run of frames is replaced by the one before it, or by the one after where there is none.
+
+    Time masking of lip reading (arXiv 2209.01383), with a frame in place of the clip's mean: what a camera that
+    stalls shows. The run has 0 to ``longest`` frames, each length and place as likely, and leaves one frame at least.
+    """
+    if longest == 0:
+        return indices
+    length = int(rng.integers(min(longest, len(indices) - 1) + 1))
+    start = int(rng.integers(len(indices) - length + 1))
+    frozen = indices.copy()
+    frozen[start : start + length] = indices[start - 1 if start else length]
+    return frozen
 
 
 def _random_box(

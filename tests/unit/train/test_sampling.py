@@ -67,6 +67,23 @@ def test_random_crops_stay_inside_the_frame_and_within_their_scale():
 
 
 @pytest.mark.parametrize("frames", [1, 3, 12, 500])
+def test_frozen_frames_stand_still_in_one_run_and_change_nothing_else(frames):
+    clips = [clip(n, frames=frames) for n in range(200)]
+    free = training_views(clips, LABELS, SPEC, Augment(flip=True), 0, 0)
+    runs = set()
+    for before, after in zip(free, training_views(clips, LABELS, SPEC, Augment(flip=True, freeze=2), 0, 0), strict=True):
+        assert (before.row, before.mirror, before.box) == (after.row, after.mirror, after.box)
+        assert set(after.indices) <= set(before.indices)
+        assert (np.diff(after.indices) >= 0).all()
+        if frames == 12:
+            changed = np.flatnonzero(after.indices != before.indices)
+            assert len(changed) <= 2
+            runs.add(tuple(changed.tolist()))
+    if frames == 12:
+        assert runs == {(), (0,), (1,), (2,), (3,), (0, 1), (1, 2), (2, 3)}
+
+
+@pytest.mark.parametrize("frames", [1, 3, 12, 500])
 def test_a_cache_of_candidates_holds_every_frame_a_view_can_ask_for(frames):
     clips = [clip(n, frames=frames) for n in range(30)]
     held = set(candidate_indices(clips[0], SPEC).tolist())
