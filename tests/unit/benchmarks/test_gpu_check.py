@@ -214,7 +214,7 @@ def test_every_part_runs_in_small(tmp_path: Path) -> None:
     assert {key[0] for key in missed} == {"student"}, missed
     assert values["student", "onnxruntime CPU fp32"]["parity"] == "pass"
     assert values["student", "torch eager fp32"]["difference to torch, of the spread"] < 1e-5
-    assert values["student", "onnxruntime CPU int8"]["difference to torch, of the spread"] < 1
+    assert values["student", "onnxruntime CPU int8"]["difference to torch, of the spread"] < 0.5
     assert values["decode", "vp9 60p"]["loader frames/s"] > 0
     assert values["training", "KD, 720p H.264, NVDEC"]["clips/s"] > 0
     assert values["steps", "method, teacher kept"]["over KD"] > 0
