@@ -34,8 +34,9 @@ class ClipSpec:
     """Standard deviation of each of R, G, B in 0..1, divided by inside the model."""
     normalise: Literal["dataset", "clip"] = "dataset"
     """By ``mean`` and ``std``, or each clip by its own, over all pixels and colours; those two are then unused."""
-    colour: Literal["rgb", "grey"] = "rgb"
-    """What the model sees of it; grey is BT.601's luma in all three channels, made inside the model."""
+    colour: Literal["rgb", "grey", "motion"] = "rgb"
+    """What the model sees of it, made inside the model: grey is BT.601's luma in all three channels; motion is luma, its
+    difference from the clip's mean at each pixel, and its change until the next frame, each by its own mean and std."""
     sampling: Literal["segments"] = "segments"
     """Which frames: the middle of each segment (a random one of it while training)."""
     layout: Literal["NFHWC"] = "NFHWC"
@@ -58,8 +59,10 @@ class ClipSpec:
             raise ValueError(f"crop {self.crop} is larger than the resized frame ({self.resize})")
         if self.normalise not in ("dataset", "clip"):
             raise ValueError(f"normalise must be dataset or clip, got {self.normalise!r}")
-        if self.colour not in ("rgb", "grey"):
-            raise ValueError(f"colour must be rgb or grey, got {self.colour!r}")
+        if self.colour not in ("rgb", "grey", "motion"):
+            raise ValueError(f"colour must be rgb, grey or motion, got {self.colour!r}")
+        if self.colour == "motion" and self.normalise != "clip":
+            raise ValueError("colour: motion needs normalise: clip, as no mean and std of colours fits changes")
         if (self.sampling, self.layout) != ("segments", "NFHWC"):
             raise ValueError(f"sampling {self.sampling!r} in layout {self.layout!r} is not known here")
         if not np.isfinite((*self.mean, *self.std)).all():

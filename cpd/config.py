@@ -110,7 +110,11 @@ class ClipSection(Section):
         description="By mean and std above, or each clip by its own mean and standard deviation, so that light, "
         "exposure and skin tell nothing.",
     )
-    colour: Literal["rgb", "grey"] = Field("rgb", description="grey hides colours from the model.")
+    colour: Literal["rgb", "grey", "motion"] = Field(
+        "rgb",
+        description="grey hides colours from the model; motion shows it brightness, its difference from the clip's mean "
+        "at each pixel, and its change until the next frame.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,6 +1,6 @@
 """A model that normalises each clip by its own mean and spread is exported like any other, in every precision.
 
-So is one that sees grey, and one that sees grey frame by frame.
+So is one that sees grey, one that sees motion, and one that sees grey frame by frame.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from cpd_train.models import ModelSpec, VideoClassifier, build_model
 
 SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32), normalise="clip")
 GREY = replace(SPEC, colour="grey")
+MOTION = replace(SPEC, colour="motion")
 LARGEST_HALF = 65504
 LOGIT_DIFFERENCE = {"fp32": 1e-4, "fp16": 2e-3, "int8": 0.5}
 """Of logits between -4 and 4."""
 
 
-@pytest.fixture(scope="module", params=[SPEC, GREY], ids=["rgb", "grey"])
+@pytest.fixture(scope="module", params=[SPEC, GREY, MOTION], ids=["rgb", "grey", "motion"])
 def model(request: pytest.FixtureRequest) -> VideoClassifier:
     return classifier(request.param)
 

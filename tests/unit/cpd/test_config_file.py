@@ -235,6 +235,7 @@ def test_a_start_that_undoes_a_checkpoint_is_refused(write):
     ("clip", "student", "message"),
     [
         ("{normalise: clip, mean: [0.5, 0.5, 0.5]}", "{}", "mean and std are not used where normalise is clip"),
+        ("{colour: motion}", "{}", "colour: motion needs normalise: clip"),
         ("{normalise: clip}", "{causal: true}", "student.causal runs frame by frame"),
         ("{}", "{generations: 2}", "student.generations must be 1"),
     ],

@@ -100,6 +100,28 @@ class TestModels:
         for channel in range(3):
             torch.testing.assert_close(seen[0][:, channel].double(), luma.flatten(0, 1), atol=1e-6, rtol=0)
 
+    def test_a_motion_model_sees_what_changes_beside_what_is(self):
+        seen = []
+        model = model_of("tsn-tiny", clip=replace(CLIP, colour="motion", normalise="clip"))
+        model.backbone.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        frames = some_frames()
+        model(frames)
+        luma = frames.double() @ torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+        change = torch.zeros_like(luma)
+        change[:, :-1] = luma.diff(dim=1)
+        for channel, expected in enumerate((luma, luma - luma.mean(1, keepdim=True), change)):
+            centred = expected - expected.mean((1, 2, 3), keepdim=True)
+            expected = centred / (expected.std((1, 2, 3), keepdim=True, unbiased=False) + 1)
+            torch.testing.assert_close(seen[0][:, channel].double(), expected.flatten(0, 1), atol=1e-5, rtol=0)
+
+    def test_a_clip_that_stands_still_has_no_motion(self):
+        seen = []
+        model = model_of("tsn-tiny", clip=replace(CLIP, colour="motion", normalise="clip"))
+        model.backbone.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        model(some_frames()[:, :1].expand(-1, CLIP.frames, -1, -1, -1))
+        assert seen[0][:, 0].std() > 0.5
+        torch.testing.assert_close(seen[0][:, 1:], torch.zeros_like(seen[0][:, 1:]), atol=1e-4, rtol=0)
+
     def test_flops_are_two_for_a_multiply_add(self):
         """A known architecture: ResNet-18 takes 1.814 G multiply-adds for one 224 x 224 image and 1000 classes."""
         clip = ClipSpec(frames=1, resize=224, crop=(224, 224))

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -101,9 +102,12 @@ class VideoClassifier(nn.Module):
         pixels = frames.to(self.mean.dtype)
         if self.clip.colour == "grey":
             pixels = in_grey(pixels, self.luma)
+        if self.clip.colour == "motion":
+            pixels = in_motion(pixels, self.luma)
         if self.clip.normalise == "clip":
-            pixels = pixels - _mean_of_clip(pixels)
-            spread = _mean_of_clip(pixels.square()).sqrt()
+            each = self.clip.colour == "motion"
+            pixels = pixels - _mean_of_clip(pixels, each)
+            spread = _mean_of_clip(pixels.square(), each).sqrt()
             pixels = pixels / (spread + LEAST_SPREAD)
         images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
         if not self.channels_last:
@@ -119,16 +123,25 @@ class VideoClassifier(nn.Module):
         return x.reshape(-1, self.clip.frames, *x.shape[1:])
 
 
-def _mean_of_clip(pixels: Tensor) -> Tensor:
-    """(batch, frames, height, width, 3) -> (batch, 1, 1, 1, 1), in steps: in one, sums of some hundred thousand numbers
-    lose digits, and each runtime loses others."""
-    return pixels.mean((3, 4), keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+def _mean_of_clip(pixels: Tensor, each_channel: bool) -> Tensor:
+    """(batch, frames, height, width, 3) -> (batch, 1, 1, 1, 1), or 3 with a mean for each channel, in steps: in one,
+    sums of some hundred thousand numbers lose digits, and each runtime loses others."""
+    columns = (3,) if each_channel else (3, 4)
+    return pixels.mean(columns, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
 
 
 def in_grey(pixels: Tensor, luma: Tensor) -> Tensor:
     """(..., 3) RGB -> (..., 3) of which all three are the brightness; luma: the shares of R, G and B."""
     grey = (pixels * luma).sum(-1, keepdim=True)
     return torch.cat([grey, grey, grey], -1)
+
+
+def in_motion(pixels: Tensor, luma: Tensor) -> Tensor:
+    """(batch, frames, height, width, 3) RGB -> the same shape: the brightness, its difference from the mean of the clip
+    at that pixel, and its change until the next frame (none after the last); luma: the shares of R, G and B."""
+    grey = (pixels * luma).sum(-1, keepdim=True)
+    change = F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
+    return torch.cat([grey, grey - grey.mean(1, keepdim=True), change], -1)
 
 
 Backbone = ResNet | MobileNetV2
