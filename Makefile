@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 run: install
 	$(BIN)/cpd-pipeline run pipeline.yaml
 
+# A file's tests stay in one process, because they share what is slow to make; those that measure time run alone.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not alone" --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m alone
 
 check: install
 	$(BIN)/ruff check .

@@ -35,8 +35,9 @@ class ClipSpec:
     normalise: Literal["dataset", "clip"] = "dataset"
     """By ``mean`` and ``std``, or each clip by its own, over all pixels and colours; those two are then unused."""
     colour: Literal["rgb", "grey", "motion"] = "rgb"
-    """What the model sees of it, made inside the model: grey is BT.601's luma in all three channels; motion is luma, its
-    difference from the clip's mean at each pixel, and its change until the next frame, each by its own mean and std."""
+    """What the model sees of it, made inside the model: grey is BT.601's luma in all three channels; motion is luma,
+    its difference from the clip's mean at each pixel, and its change until the next frame, each by its own mean and
+    std."""
     sampling: Literal["segments"] = "segments"
     """Which frames: the middle of each segment (a random one of it while training)."""
     layout: Literal["NFHWC"] = "NFHWC"

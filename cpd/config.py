@@ -112,8 +112,8 @@ class ClipSection(Section):
     )
     colour: Literal["rgb", "grey", "motion"] = Field(
         "rgb",
-        description="grey hides colours from the model; motion shows it brightness, its difference from the clip's mean "
-        "at each pixel, and its change until the next frame.",
+        description="grey hides colours from the model; motion shows it brightness, its difference from the clip's "
+        "mean at each pixel, and its change until the next frame.",
     )
 
     @model_validator(mode="after")

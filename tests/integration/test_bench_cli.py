@@ -19,6 +19,7 @@ import onnx
 import pytest
 from onnx import helper
 
+pytestmark = pytest.mark.alone
 BENCH = [sys.executable, "-c", "from cpd_serve.bench_cli import main; main(prog_name='cpd-bench')"]
 
 

@@ -118,6 +118,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
     assert commands("README.md")[:2] == ["make run", "make test"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
 def test_a_command_works(page: str, command: str, workspace: Path) -> None:
     words = shlex.split(command)
