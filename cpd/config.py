@@ -151,6 +151,9 @@ class Augment(Section):
     freeze: Annotated[int, Field(ge=0)] = Field(
         0, description="Longest run of frames that stand still, at a random place of the clip (time masking)."
     )
+    erase: Fraction = Field(
+        0.0, description="Share of clips in which a rectangle of a fifth to half of each side is grey (random erasing)."
+    )
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> Self:

@@ -4,10 +4,12 @@
     python benchmarks/distillation/run.py search benchmarks/distillation/miracl.yaml
     python benchmarks/distillation/run.py final  benchmarks/distillation/miracl.yaml
     python benchmarks/distillation/run.py table  benchmarks/distillation/miracl.yaml
+    python benchmarks/distillation/run.py folds  benchmarks/distillation/miracl.yaml --set name=miracl-erase ...
 
 ``search`` tries every weight of every method and never looks at a test clip; ``final`` trains with the weight that was
 best on the validation split. Every training is a line of ``results/<name of the pipeline>.jsonl``; what stands there is
 not trained again. ``--seed`` divides the work between processes; methods of one seed share the teacher's answers.
+``folds`` judges a teacher's settings on the groups that do not test, two of them at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ from cpd.stages import run_pipeline
 
 HERE = Path(__file__).parent
 ALL = METHODS | FORMS
+Row = dict[str, Any]
+"""Of a list file."""
 SEARCH_SEED = 100
 """First of the seeds of trials, which the table's seeds have nothing in common with."""
 
@@ -88,7 +93,7 @@ def final(
     overrides: tuple[str, ...],
 ) -> None:
     """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
-    runs = LeaveOneOut(pipeline, overrides) if leave_one_out else Runs(pipeline, overrides)
+    runs = LeaveOut(pipeline, overrides) if leave_one_out else Runs(pipeline, overrides)
     trials = read(recorded(searched or runs.config.name))
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
@@ -98,6 +103,23 @@ def final(
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
     click.echo(table(read(runs.path), list(ALL)))
+
+
+@main.command()
+@pipeline_argument
+@seed_option
+@set_option
+def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+    """Train the teacher without two of the groups at a time, and test it on those; the list's test clips stay unseen.
+
+    Its ``--seed`` is the number of a fold. Settings on trial are told apart by ``--set name=...``.
+    """
+    runs = LeaveOut(pipeline, overrides, size=2, seen=lambda clip: clip["split"] != "test")
+    for seed in seeds or runs.seeds:
+        runs.bring_teacher(seed)
+    tops = {one.seed: float(one.right.mean()) for one in read(runs.path) if one.kind == "teacher"}
+    told = ", ".join(f"fold {seed} {top:.1%}" for seed, top in sorted(tops.items()))
+    click.echo(f"{runs.config.name}: mean {np.mean(list(tops.values())):.1%} ({told})")
 
 
 @main.command("table")
@@ -183,26 +205,34 @@ class Runs:
         return run_dir
 
 
-class LeaveOneOut(Runs):
-    """A run, with a teacher of its own, for each group of a list: its clips are the test, all others are trained on."""
+class LeaveOut(Runs):
+    """A run, with a teacher of its own, for every few groups of a list: their clips are the test, all others train.
 
-    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
+    Args:
+        size: groups left out at a time.
+        seen: which clips of the list there are at all.
+    """
+
+    def __init__(
+        self, pipeline: Path, overrides: tuple[str, ...], size: int = 1, seen: Callable[[Row], bool] = lambda _: True
+    ) -> None:
         super().__init__(pipeline, overrides)
         with Path(str(self.config.data.list)).open(newline="") as file:
-            self.clips = list(csv.DictReader(file))
-        self.groups = sorted({clip["group"] for clip in self.clips})
-        self.seeds = range(len(self.groups))
+            self.clips = [clip for clip in csv.DictReader(file) if seen(clip)]
+        groups = sorted({clip["group"] for clip in self.clips})
+        self.folds = [groups[start : start + size] for start in range(0, len(groups), size)]
+        self.seeds = range(len(self.folds))
 
     def of(self, seed: int) -> Pipeline:
-        out = self.groups[seed]
-        run_dir = self.config.run_dir / out
-        path = run_dir.with_name(f"{out}.csv")
+        out = self.folds[seed]
+        run_dir = self.config.run_dir / "-".join(out)
+        path = run_dir.with_name(f"{run_dir.name}.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["path", "label", "group", "split"])
             writer.writeheader()
             for clip in self.clips:
-                writer.writerow(clip | {"split": "test" if clip["group"] == out else "train"})
+                writer.writerow(clip | {"split": "test" if clip["group"] in out else "train"})
         root = self.config.data.root or Path(str(self.config.data.list)).parent
         data = self.config.data.model_copy(update={"list": path, "root": root, "validation_fraction": 0.0})
         return self.config.model_copy(update={"seed": seed, "data": data, "output": run_dir})

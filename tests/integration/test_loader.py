@@ -91,7 +91,7 @@ def test_a_folder_of_images_is_loaded_as_the_video_made_of_them(clips, tmp_path)
 
 
 def test_a_cache_changes_nothing_that_is_seen(clips):
-    augment = Augment(flip=True, crop_scale=(0.6, 1.0), brightness=0.2, contrast=0.2)
+    augment = Augment(flip=True, crop_scale=(0.6, 1.0), brightness=0.2, contrast=0.2, erase=0.5)
     cached, plain = loader_of(clips, cache_bytes=10**7), loader_of(clips)
     for epoch in range(2):
         np.testing.assert_array_equal(
@@ -125,6 +125,21 @@ def test_mirrors_crops_and_light_do_what_their_numbers_say(clips):
         expected = still.frames[0].numpy()[view.indices, top:bottom, low - 4 : high - 4].astype(float) * view.brightness
         seen = seen[:, :, ::-1] if view.mirror else seen
         np.testing.assert_allclose(seen[:, :, low - left : high - left], expected.clip(0, 255), atol=1)
+
+
+def test_what_is_erased_is_grey_in_every_frame_and_all_else_as_it_was(clips):
+    loader, augment = loader_of(clips * 2, batch_size=12), Augment(flip=True, brightness=0.2)
+    from cpd_train.sampling import training_views
+
+    (plain,) = loader.train(augment, 0, 0)
+    erasing = augment.model_copy(update={"erase": 0.5})
+    (erased,) = loader.train(erasing, 0, 0)
+    views = training_views(loader.clips, loader.labels, SPEC, erasing, 0, 0)
+    assert 0 < sum(any(view.hole) for view in views) < 12
+    for view, before, after in zip(views, plain.frames.numpy(), erased.frames.numpy(), strict=True):
+        top, left, height, width = view.hole
+        before[:, top : top + height, left : left + width] = 127
+        np.testing.assert_array_equal(after, before)
 
 
 def test_an_epoch_can_be_left_early_and_errors_come_through(clips):

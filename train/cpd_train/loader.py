@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ ON_CPU = {"vp8": ANY_SIZE, "vp9": ANY_SIZE, "mjpeg": ANY_SIZE}
 """What ``fn.decoders.video`` of DALI 2.4 reads on a CPU."""
 CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
 """FFmpeg's names of the 8-bit formats that NVDEC is asked for."""
+MIDDLE_GREY = 127
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
 
@@ -144,7 +145,7 @@ class ClipLoader:
             size = len(indices) * view.size[0] * view.size[1] * 3
             if size > self._cache_left:
                 continue
-            whole = replace(view, indices=indices, box=(0, 0, *view.size), mirror=False, brightness=1.0, contrast=1.0)
+            whole = View(view.row, view.number, view.label, indices, view.size, box=(0, 0, *view.size))
             self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].cpu().numpy())
             self._cache_left -= size
 
@@ -169,6 +170,8 @@ class ClipLoader:
             "top_left": [_floats(view.box[:2]) for view in views],
             "bottom_right": [_floats(view.box[2:]) for view in views],
             "out": [_floats(size) for _ in views],
+            "hole_corner": [_floats(view.hole[:2]) for view in views],
+            "hole_shape": [_floats(view.hole[2:]) for view in views],
             "mirror": [np.array(view.mirror, dtype=np.int32) for view in views],
             "brightness": [np.array(view.brightness, dtype=np.float32) for view in views],
             "contrast": [np.array(view.contrast, dtype=np.float32) for view in views],
@@ -216,7 +219,7 @@ def _floats(values: Sequence[float]) -> NDArray[np.float32]:
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _graph(device_type: str) -> Any:
-    """Decode or take, resize, crop, mirror, light. Every number comes from outside, sample by sample."""
+    """Decode or take, resize, crop, mirror, light, erase. Every number comes from outside, sample by sample."""
     on_gpu = device_type == "cuda"
 
     def given(name: str, ndim: int, dtype: Any, layout: str | None = None) -> Any:
@@ -225,6 +228,7 @@ def _graph(device_type: str) -> Any:
     encoded, raw = given("encoded", 1, types.UINT8), given("raw", 4, types.UINT8, "FHWC")
     size, out = given("size", 1, types.FLOAT), given("out", 1, types.FLOAT)
     top_left, bottom_right = given("top_left", 1, types.FLOAT), given("bottom_right", 1, types.FLOAT)
+    hole_corner, hole_shape = given("hole_corner", 1, types.FLOAT), given("hole_shape", 1, types.FLOAT)
     indices, native, mirror = (
         given("indices", 1, types.INT32),
         given("native", 0, types.BOOL),
@@ -241,7 +245,8 @@ def _graph(device_type: str) -> Any:
         frames, size=out, roi_start=top_left, roi_end=bottom_right, interp_type=types.INTERP_LINEAR, antialias=True
     )
     frames = fn.flip(frames, horizontal=mirror, vertical=0)
-    return fn.brightness_contrast(frames, brightness=brightness, contrast=contrast)
+    frames = fn.brightness_contrast(frames, brightness=brightness, contrast=contrast)
+    return fn.erase(frames, anchor=hole_corner, shape=hole_shape, axis_names="HW", fill_value=MIDDLE_GREY)
 
 
 def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:

@@ -36,11 +36,13 @@ class View:
     """(height, width) of the resized frame."""
     box: tuple[float, float, float, float]
     """(top, left, bottom, right) of the crop in the resized frame, in pixels."""
-    mirror: bool
-    brightness: float
+    mirror: bool = False
+    brightness: float = 1.0
     """Factor; 1 changes nothing."""
-    contrast: float
+    contrast: float = 1.0
     """Factor; 1 changes nothing."""
+    hole: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """(top, left, height, width) of what is erased from every frame the model sees, in its pixels."""
     share: float = 1.0
     """How much of the clip is seen; the rest is the clip before it in the batch (mixup)."""
 
@@ -95,6 +97,7 @@ def training_views(
                 contrast=1 + augment.contrast * rng.uniform(-1, 1),
                 share=rng.beta(mixup, mixup) if mixup else 1.0,
                 indices=_frozen(segment_indices(clip.times_s, spec.frames, position), augment.freeze, rng),
+                hole=_random_hole(spec, augment, rng),
             )
         )
     return views
@@ -124,9 +127,6 @@ def _plain(row: int, clip: Clip, label: int, spec: ClipSpec) -> View:
         indices=segment_indices(clip.times_s, spec.frames),
         size=size,
         box=(top, left, top + spec.crop[0], left + spec.crop[1]),
-        mirror=False,
-        brightness=1.0,
-        contrast=1.0,
     )
 
 
@@ -143,6 +143,19 @@ def _frozen(indices: NDArray[np.int64], longest: int, rng: np.random.Generator) 
     frozen = indices.copy()
     frozen[start : start + length] = indices[start - 1 if start else length]
     return frozen
+
+
+def _random_hole(spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Random erasing (arXiv 1708.04896): one rectangle for all frames, each side a fifth to half of the frame's."""
+    if augment.erase == 0 or rng.random() >= augment.erase:
+        return (0, 0, 0, 0)
+    height, width = (max(1, int(side * rng.uniform(0.2, 0.5))) for side in spec.crop)
+    return (
+        int(rng.integers(spec.crop[0] - height + 1)),
+        int(rng.integers(spec.crop[1] - width + 1)),
+        height,
+        width,
+    )
 
 
 def _random_box(

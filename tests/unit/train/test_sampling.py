@@ -66,6 +66,22 @@ def test_random_crops_stay_inside_the_frame_and_within_their_scale():
         assert 8 <= bottom - top <= 16
 
 
+def test_as_many_clips_are_erased_as_asked_for_within_the_frame_and_nothing_else_changes():
+    clips = [clip(n) for n in range(400)]
+    whole = training_views(clips, LABELS, SPEC, Augment(flip=True), 0, 0)
+    erased = training_views(clips, LABELS, SPEC, Augment(flip=True, erase=0.25), 0, 0)
+    assert not any(any(view.hole) for view in whole)
+    holes = [view.hole for view in erased if view.hole != (0, 0, 0, 0)]
+    assert 70 < len(holes) < 130
+    for top, left, height, width in holes:
+        assert 0 <= top <= top + height <= SPEC.crop[0]
+        assert 0 <= left <= left + width <= SPEC.crop[1]
+        assert {height, width} <= set(range(int(SPEC.crop[0] * 0.2), SPEC.crop[0] // 2 + 1)) - {0}
+    for before, after in zip(whole, erased, strict=True):
+        assert (before.row, before.mirror, before.box) == (after.row, after.mirror, after.box)
+        assert before.indices.tolist() == after.indices.tolist()
+
+
 @pytest.mark.parametrize("frames", [1, 3, 12, 500])
 def test_frozen_frames_stand_still_in_one_run_and_change_nothing_else(frames):
     clips = [clip(n, frames=frames) for n in range(200)]
