@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -29,15 +32,35 @@ PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
 """Formats that name other files to play."""
 
 
+Decoder = Literal["cpu", "nvdec"]
+"""What decodes: FFmpeg on the CPU, or through FFmpeg an NVIDIA GPU. The frames of both come to the host's memory."""
+NVDEC_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
+
+
+def check_decoder(decoder: Decoder) -> None:
+    """
+    Raises:
+        VideoError: nvdec is asked for, and this machine lacks a part of it.
+    """
+    for library in NVDEC_LIBRARIES if decoder == "nvdec" else ():
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            raise VideoError(
+                f"decoder nvdec is asked for, but the NVIDIA driver's {library} cannot be loaded",
+                "use --decoder cpu; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
+            ) from error
+
+
 @contextmanager
-def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_file(path: Path, decoder: Decoder = "cpu") -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file, or a folder of numbered JPEG images, and its first video stream.
 
     A file must hold its video itself: one that names others, as a playlist does, could make a server read what it was
     not shown.
 
     Raises:
-        VideoError: missing, unreadable, not a video, or encoded in a way no decoder here knows.
+        VideoError: missing, unreadable, not a video, or encoded in a way that the decoder does not know.
     """
     try:
         status = path.stat()
@@ -52,42 +75,35 @@ def open_file(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"{path}: is empty")
     else:
         name, form, options = f"file:{path}", None, {"protocol_whitelist": "file"}
-    try:
-        container = av.open(name, format=form, container_options=options, metadata_errors=METADATA_ERRORS)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{path}: cannot be opened as a video: {reason(error)}") from error
-    with container:
+    failure = f"{path}: cannot be opened as a video"
+    with _opened(name, failure, decoder, format=form, container_options=options) as container:
         if container.format.name in PLAYLISTS:
             raise VideoError(f"{path}: is a playlist ({container.format.name}), not a video")
-        yield container, first_video_stream(container, str(path))
+        yield container, first_video_stream(container, str(path), decoder)
 
 
 @contextmanager
-def open_live(name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_live(name: str, decoder: Decoder = "cpu") -> Iterator[tuple[InputContainer, VideoStream]]:
     """A camera (``0`` or ``/dev/video0``) or the URL of a stream, and its first video stream.
 
     Raises:
         VideoError: it cannot be opened or has no video.
     """
     device = f"/dev/video{name}" if name.isdecimal() else name
-    try:
-        if "://" in device:
-            # Over UDP, RTSP loses packets and so frames; TCP delivers them all or ends.
-            options = {"rtsp_transport": "tcp"} if device.startswith("rtsp") else {}
-            container = av.open(device, timeout=TIMEOUT_S, container_options=options, metadata_errors=METADATA_ERRORS)
-        else:
-            container = av.open(device, format=CAMERA_FORMAT)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"{name}: cannot be opened as a stream: {reason(error)}") from error
-    with container:
-        yield container, first_video_stream(container, name)
+    settings: dict[str, Any] = {"format": CAMERA_FORMAT}
+    if "://" in device:
+        # Over UDP, RTSP loses packets and so frames; TCP delivers them all or ends.
+        options = {"rtsp_transport": "tcp"} if device.startswith("rtsp") else {}
+        settings = {"timeout": TIMEOUT_S, "container_options": options}
+    with _opened(device, f"{name}: cannot be opened as a stream", decoder, **settings) as container:
+        yield container, first_video_stream(container, name, decoder)
 
 
-def first_video_stream(container: InputContainer, name: str) -> VideoStream:
+def first_video_stream(container: InputContainer, name: str, decoder: Decoder = "cpu") -> VideoStream:
     """The first stream of moving pictures that can be decoded here; cover pictures are passed over.
 
     Raises:
-        VideoError: there is none.
+        VideoError: there is none, or the GPU does not decode it though it was asked to.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
@@ -95,9 +111,22 @@ def first_video_stream(container: InputContainer, name: str) -> VideoStream:
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError(f"{name}: no decoder for its video stream")
+    if decoder == "nvdec" and not stream.codec_context.is_hwaccel:
+        raise VideoError(f"{name}: NVDEC does not read {stream.codec_context.name}", "use --decoder cpu")
     large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
     stream.thread_type = "AUTO" if large else "NONE"
     return stream
+
+
+def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> InputContainer:
+    hardware = HWAccel("cuda", allow_software_fallback=False) if decoder == "nvdec" else None
+    try:
+        container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"{failure}: {reason(error)}") from error
+    except RuntimeError as error:  # PyAV's, of a file without a stream that the hardware reads
+        raise VideoError(f"{failure}: NVDEC reads none of its streams", "use --decoder cpu") from error
+    return container
 
 
 def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:

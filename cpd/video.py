@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, window_indices
-from cpd.container import open_file, reason, time_s
+from cpd.container import Decoder, open_file, reason, time_s
 from cpd.errors import VideoError
 from cpd.packets import PacketIndex, decode_at
 from cpd.scaler import Scaler
@@ -49,7 +49,7 @@ class VideoInfo:
     """Empty, or what the decoder complained about after the last good frame."""
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
     """Decodes a whole video and reports what is in it.
 
     Raises:
@@ -57,7 +57,7 @@ def probe(path: Path) -> VideoInfo:
     """
     times: list[float] = []
     damage, first = "", None
-    with open_file(path) as (container, stream):
+    with open_file(path, decoder) as (container, stream):
         try:
             for frame in container.decode(stream):
                 first = first or frame
@@ -112,7 +112,9 @@ def read_clip(path: Path, spec: ClipSpec, watch: Stopwatch | None = None) -> Fra
     return clip
 
 
-def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | None = None) -> Frames:
+def read_windows(
+    path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | None = None, decoder: Decoder = "cpu"
+) -> Frames:
     """One clip of each of ``windows`` equal parts of a video; see ``read_clip``.
 
     The frame times come from the packets, without decoding, and only what lies between a sampled frame and the
@@ -135,10 +137,11 @@ def read_windows(path: Path, spec: ClipSpec, windows: int, watch: Stopwatch | No
         watch.switch("decode")
         return pixels
 
-    frames = _frames_of_packets(path, spec.frames, windows, convert, watch)
+    frames = _frames_of_packets(path, spec.frames, windows, convert, watch, decoder)
     if frames is None:
         watch.switch("decode")
-        frames = _frames_at(path, window_indices(probe(path).times_s, spec.frames, windows), convert, watch)
+        indices = window_indices(probe(path, decoder).times_s, spec.frames, windows)
+        frames = _frames_at(path, indices, convert, watch, decoder)
     watch.switch("")
     clips: Frames = frames.reshape(windows, *spec.shape)
     return clips
@@ -181,10 +184,10 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
 
 
 def _frames_of_packets(
-    path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch
+    path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
 ) -> Frames | None:
     """(windows * frames, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
-    with open_file(path) as (container, stream):
+    with open_file(path, decoder) as (container, stream):
         try:
             index = PacketIndex.of(container, stream)
             if index is None:
@@ -193,7 +196,7 @@ def _frames_of_packets(
             indices = window_indices(index.times_s, frames, windows)
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
-            with open_file(path) as (again, same_stream):
+            with open_file(path, decoder) as (again, same_stream):
                 return decode_at(same_stream, index, again.demux(same_stream), indices, convert)
         except (av.FFmpegError, MemoryError):
             return None
@@ -202,12 +205,13 @@ def _frames_of_packets(
 
 
 def _frames_at(
-    path: Path, indices: NDArray[np.int64], convert: Callable[[VideoFrame], Frames], watch: Stopwatch
-) -> Frames:
+    path: Path, indices: NDArray[np.int64], convert: Callable[[VideoFrame], Frames], watch: Stopwatch,
+    decoder: Decoder = "cpu",
+) -> Frames:  # fmt: skip
     """(len(indices), ...) converted frames, found by counting decoded frames from the start."""
     wanted = set(indices.tolist())
     found: dict[int, Frames] = {}
-    with open_file(path) as (container, stream):
+    with open_file(path, decoder) as (container, stream):
         watch.switch("decode")
         try:
             for index, frame in enumerate(container.decode(stream)):

@@ -11,8 +11,9 @@ import torch
 from inputs import ENCODERS, LABELS, clip_of, written
 from rows import Rows, Setup, Values, significant
 
+from cpd.container import Decoder
 from cpd.dataset import Clip
-from cpd.video import read_clip
+from cpd.video import read_windows
 from cpd_serve.runner import usable_cpus
 from cpd_train.loader import ClipLoader
 
@@ -45,13 +46,15 @@ def compare(clips: list[Clip], frames: int, setup: Setup) -> Values:
     device = torch.device(setup.device)
     loader = ClipLoader(clips, LABELS, clip_of(setup.quick), 2 if setup.quick else BATCH, device)
     with_loader = loader_rate(loader)
-    with_pyav = pyav_rate(clips, setup)
+    with_pyav = pyav_rate(clips, setup, "cpu")
     values: dict[str, float | str] = {
         "decoder": "PyAV, into DALI's graph" if not loader.reads(0) else "NVDEC" if setup.on_gpu else "DALI on the CPU",
         "loader clips/s": significant(with_loader),
         f"PyAV clips/s, {usable_cpus()} CPUs": significant(with_pyav),
         "loader over PyAV": significant(with_loader / with_pyav),
     }
+    if loader.reads(0) and setup.on_gpu:  # as cpd-serve --decoder nvdec does, each time with a new decoder
+        values["PyAV with NVDEC clips/s"] = significant(pyav_rate(clips, setup, "nvdec"))
     if loader.reads(0):  # every frame between a keyframe and the sampled ones is decoded; here that is nearly all
         values["loader frames/s"] = significant(with_loader * frames)
     return values
@@ -69,10 +72,10 @@ def loader_rate(loader: ClipLoader) -> float:
     return len(loader.clips) / (time.perf_counter() - began)
 
 
-def pyav_rate(clips: Iterable[Clip], setup: Setup) -> float:
+def pyav_rate(clips: Iterable[Clip], setup: Setup, decoder: Decoder) -> float:
     """Clips a second to arrays of the host."""
     spec = clip_of(setup.quick)
     began = time.perf_counter()
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        decoded = list(pool.map(lambda clip: read_clip(clip.path, spec), clips))
+        decoded = list(pool.map(lambda clip: read_windows(clip.path, spec, 1, decoder=decoder), clips))
     return len(decoded) / (time.perf_counter() - began)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from cpd.errors import CpdError
+
+if TYPE_CHECKING:  # PyAV is imported when a video is opened
+    from cpd.container import Decoder
 
 
 def main() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
 @click.option("--timeline", "part_s", type=click.FloatRange(min=0.1), metavar="SECONDS",
               help="Also label each part of about so many seconds.")  # fmt: skip
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
+@click.option("--decoder", default="cpu", show_default=True, type=click.Choice(["cpu", "nvdec"]),
+              help="What decodes the videos; nvdec, an NVIDIA GPU, pays for long or large ones.")  # fmt: skip
 @click.option(
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
 )
@@ -48,8 +54,9 @@ def main() -> None:
 @click.version_option(package_name="cpd")
 def label_command(
     engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    part_s: float | None, provider: str | None, rebuild: bool, workers: int | None, timeout_s: float | None,
-    explain: bool, stream: bool, window_s: float, stride_s: float, smoothing_s: float, patience_s: float,
+    part_s: float | None, provider: str | None, decoder: Decoder, rebuild: bool, workers: int | None,
+    timeout_s: float | None, explain: bool, stream: bool, window_s: float, stride_s: float, smoothing_s: float,
+    patience_s: float,
 ) -> None:  # fmt: skip
     """Label video clips with an exported model.
 
@@ -66,13 +73,13 @@ def label_command(
         if stream:
             from cpd_serve.watching import Manner, watch
 
-            manner = Manner(window_s, stride_s, smoothing_s, patience_s)
+            manner = Manner(window_s, stride_s, smoothing_s, patience_s, decoder)
             code = watch(engine, sources, provider, rebuild, manner)
         else:
             from cpd_serve.commands import label
             from cpd_serve.labelling import Question
 
-            question = Question(top_k, views, part_s)
+            question = Question(top_k, views, part_s, decoder)
             code = label(engine, sources, provider, rebuild, question, workers, timeout_s, as_json, explain)
     except CpdError as error:
         click.echo(f"error: {error}", err=True)

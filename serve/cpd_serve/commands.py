@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cpd.container import check_decoder
 from cpd.errors import EngineError
 from cpd_serve.batch import label_videos
 from cpd_serve.inputs import expand
@@ -34,7 +35,9 @@ def label(
 
     Raises:
         EngineError: the model cannot be loaded.
+        VideoError: the decoder is not here.
     """
+    check_decoder(question.decoder)
     videos = list(expand(sources))
     workers = min(workers or usable_cpus(), len(videos))
     failed = False

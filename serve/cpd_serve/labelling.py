@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpd.container import Decoder
 from cpd.errors import CpdError, EngineError
 from cpd.stopwatch import Stopwatch
 from cpd.video import duration_s, read_windows
@@ -36,6 +37,7 @@ class Question:
     """How many equal parts of the video to look at; their probabilities are averaged."""
     part_s: float | None = None
     """Seconds of video for each part of a timeline, in place of ``views``; None for no timeline."""
+    decoder: Decoder = "cpu"
 
 
 DEFAULT_QUESTION = Question()
@@ -104,7 +106,7 @@ def label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTI
     if question.part_s is not None:
         length_s = duration_s(video)
         parts = min(MAX_PARTS, max(1, round(length_s / question.part_s)))
-    clips = read_windows(video, runner.manifest.clip, parts, watch)
+    clips = read_windows(video, runner.manifest.clip, parts, watch, question.decoder)
     watch.switch("infer")
     batches = [runner.predict(clips[start : start + BATCH_CLIPS]) for start in range(0, parts, BATCH_CLIPS)]
     watch.switch("post")

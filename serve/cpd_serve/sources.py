@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import open_file, open_live, reason, time_s
+from cpd.container import Decoder, open_file, open_live, reason, time_s
 from cpd.errors import VideoError
 from cpd.scaler import Scaler
 from cpd.video import fit
@@ -64,7 +64,10 @@ Item = TimedFrame | Lost | Back | Ended
 class Source:
     """A stream, decoded and fitted ahead of the model by a thread of its own."""
 
-    def __init__(self, name: str, spec: ClipSpec, changed: threading.Condition, live: bool, patience_s: float) -> None:
+    def __init__(
+        self, name: str, spec: ClipSpec, changed: threading.Condition, live: bool, patience_s: float,
+        decoder: Decoder = "cpu",
+    ) -> None:  # fmt: skip
         """
         Args:
             name: a file, a camera (``0`` or ``/dev/video0``) or the URL of a stream.
@@ -81,7 +84,7 @@ class Source:
         self.reconnects = 0
         self.waiting: deque[Item] = deque()
         """What came, in order; guarded by ``changed``. ``Ended`` comes last."""
-        self._spec, self._changed, self._patience_s = spec, changed, patience_s
+        self._spec, self._changed, self._patience_s, self._decoder = spec, changed, patience_s, decoder
         self._stopped = False
         self._lost_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"decoder of {name}", daemon=True)
@@ -123,7 +126,7 @@ class Source:
         while True:
             before = self.frames
             try:
-                with _open(self.name) as (container, stream):
+                with _open(self.name, self._decoder) as (container, stream):
                     # What has a length is a recording: it ends, and is not begun anew in the middle.
                     endless = endless or ("://" in self.name and container.duration is None)
                     self._decode(container, stream)
@@ -185,9 +188,9 @@ class Source:
 class Sources:
     """Streams that are waited for together."""
 
-    def __init__(self, names: Sequence[str], spec: ClipSpec, patience_s: float) -> None:
+    def __init__(self, names: Sequence[str], spec: ClipSpec, patience_s: float, decoder: Decoder = "cpu") -> None:
         self._changed = threading.Condition()
-        self.all = [Source(name, spec, self._changed, is_live(name), patience_s) for name in names]
+        self.all = [Source(name, spec, self._changed, is_live(name), patience_s, decoder) for name in names]
 
     def rounds(self) -> Iterator[list[tuple[Source, Item]]]:
         """The next item of every stream that has one, as soon as one has, until all have ended."""
@@ -203,9 +206,11 @@ class Sources:
 
 
 @contextmanager
-def open_sources(names: Sequence[str], spec: ClipSpec, patience_s: float = 0.0) -> Iterator[Sources]:
+def open_sources(
+    names: Sequence[str], spec: ClipSpec, patience_s: float = 0.0, decoder: Decoder = "cpu"
+) -> Iterator[Sources]:
     """Starts to decode streams; one that cannot be opened gives ``Ended`` and nothing else."""
-    sources = Sources(names, spec, patience_s)
+    sources = Sources(names, spec, patience_s, decoder)
     try:
         yield sources
     finally:
@@ -220,5 +225,5 @@ def is_live(name: str) -> bool:
     return "://" in name or name.isdecimal() or name.startswith("/dev/")
 
 
-def _open(name: str) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
-    return open_live(name) if is_live(name) else open_file(Path(name))
+def _open(name: str, decoder: Decoder) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
+    return open_live(name, decoder) if is_live(name) else open_file(Path(name), decoder)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cpd.container import Decoder, check_decoder
 from cpd.errors import CpdError
 from cpd.onnx_file import read_onnx_manifest
 from cpd_serve.rebuilding import open_engine
@@ -35,6 +36,7 @@ class Manner:
     """See ``cpd_serve.streaming.Smoother``."""
     patience_s: float = 300.0
     """How long a network stream that broke off may stay away."""
+    decoder: Decoder = "cpu"
 
 
 def watch(engine: str, names: Sequence[str], provider: str | None, rebuild: bool, manner: Manner) -> int:
@@ -47,13 +49,14 @@ def watch(engine: str, names: Sequence[str], provider: str | None, rebuild: bool
         The exit code: 1 where a stream could not be opened or broke off.
 
     Raises:
-        CpdError: the model cannot be loaded.
+        CpdError: the model cannot be loaded, or the decoder is not here.
     """
+    check_decoder(manner.decoder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping end with the summary
     path = streaming_twin(Path(engine))
     with open_engine(path, provider, may_rebuild=rebuild) as runner:
         labeller = labeller_of(runner, manner)
-        with open_sources(names, runner.manifest.clip, manner.patience_s) as sources:
+        with open_sources(names, runner.manifest.clip, manner.patience_s, manner.decoder) as sources:
             watched = {source: Watched(source, labeller) for source in sources.all}
             for name in names:
                 emit("start", video=name, engine=str(runner.path), runtime=runner.runtime, provider=runner.provider,

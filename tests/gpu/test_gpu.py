@@ -15,7 +15,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Distill
 from cpd.dataset import Clip
 from cpd.errors import CpdError
-from cpd.video import probe
+from cpd.video import probe, read_windows
 from cpd_export.engine import CURRENT, FLAVOURS, BuildOptions
 from cpd_export.engine_file import make_engine
 from cpd_export.gpu import first_gpu
@@ -73,6 +73,16 @@ def test_frames_decoded_on_the_gpu_are_those_of_the_cpu(
 ) -> None:
     clip = clip_of(write_video(ramp(12), codec))
     assert np.abs(loaded(clip, CUDA) - loaded(clip, CPU)).mean() < DECODERS_DIFFER_BY
+
+
+@pytest.mark.usefixtures("nvdec")
+@pytest.mark.parametrize(("codec", "name"), [("libx264", ""), ("libvpx-vp9", ""), ("libx264", "turned.mp4")])
+def test_the_server_reads_with_nvdec_what_it_reads_with_the_cpu(
+    codec: str, name: str, write_video: Callable[..., Path]
+) -> None:
+    path = write_video(ramp(12), codec, name, rotation=90 if name else 0)
+    by_cpu, by_nvdec = (read_windows(path, SPEC, 2, decoder=decoder).astype(float) for decoder in ("cpu", "nvdec"))
+    assert np.abs(by_nvdec - by_cpu).mean() < DECODERS_DIFFER_BY
 
 
 @pytest.mark.usefixtures("nvdec")

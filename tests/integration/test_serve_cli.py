@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpd_serve.cuda_driver import driver_present
+
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve"))]
 
@@ -121,6 +123,16 @@ def test_mistakes_give_one_line_and_their_exit_code(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert code == 2 or result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(driver_present(), reason="there is an NVIDIA driver here")
+@pytest.mark.parametrize("more", [[], ["--stream"]])
+def test_a_decoder_that_is_not_here_is_one_clear_line(colour_model: Path, red: Path, more: list[str]) -> None:
+    result = serve("--engine", colour_model, "--video", red, "--decoder", "nvdec", *more)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: decoder nvdec is asked for, but the NVIDIA driver's libcuda.so.1 cannot be")
+    assert "use --decoder cpu" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_reader_that_goes_away_is_no_crash(colour_model: Path, red: Path) -> None:

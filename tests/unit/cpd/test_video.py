@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cpd import packets, video
 from cpd.clip import ClipSpec, segment_indices
+from cpd.container import open_file
 from cpd.errors import VideoError
 from cpd.scaler import FLAGS, Scaler
 from cpd.stopwatch import Stopwatch
@@ -41,6 +42,12 @@ def outcome(path: Path) -> str:
         return str(error)
     assert clip.shape == SPEC.shape
     return ""
+
+
+def test_a_codec_that_nvdec_does_not_read_is_an_error_and_not_decoded_elsewhere(write_video: WriteVideo) -> None:
+    path = write_video(ramp(3), "ffv1", "lossless.mkv")
+    with pytest.raises(VideoError, match="NVDEC reads none of its streams"), open_file(path, "nvdec"):
+        pass
 
 
 @pytest.mark.parametrize(
