@@ -97,7 +97,25 @@ def test_a_cache_changes_nothing_that_is_seen(clips):
         np.testing.assert_array_equal(
             all_frames(cached.train(augment, 0, epoch)), all_frames(plain.train(augment, 0, epoch))
         )
+    for epoch in range(6):
+        np.testing.assert_array_equal(
+            all_frames(cached.train(augment, 1, epoch, repeat=2)), all_frames(plain.train(augment, 1, epoch, repeat=2))
+        )
     np.testing.assert_array_equal(all_frames(cached.evaluate()), all_frames(plain.evaluate()))
+
+
+def test_a_view_that_is_met_again_is_not_made_again(clips, monkeypatch):
+    loader, augment = loader_of(clips, cache_bytes=10**7, batch_size=6), Augment(flip=True)
+
+    def views_of(epoch):
+        (batch,) = loader.train(augment, 0, epoch, repeat=2)
+        return dict(zip(batch.views, batch.frames.numpy(), strict=True))
+
+    made = views_of(1) | views_of(2)
+    monkeypatch.setattr(loader, "_through_graph", None)
+    met_again = views_of(3) | views_of(4)
+    assert made.keys() == met_again.keys()
+    assert all((made[key] == met_again[key]).all() for key in made)
 
 
 def test_a_full_cache_decodes_the_rest(clips):

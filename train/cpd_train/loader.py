@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class ClipLoader:
         spec: the input contract.
         batch_size: clips in a batch.
         device: cpu or cuda.
-        cache_bytes: memory for decoded, resized clips; clips beyond it are decoded anew each time.
+        cache_bytes: memory for decoded, resized clips, and what is left of it for views that are met again; what does
+            not fit is made anew each time.
 
     ``readable`` holds the sizes that DALI's own decoder is given, by FFmpeg's codec name; PyAV decodes the rest.
     """
@@ -94,6 +96,7 @@ class ClipLoader:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
+        self._views: dict[tuple[int, int], Frames] = {}
         on_gpu = device.type == "cuda"
         # a stream of its own, so that loading does not queue behind the training steps
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -108,7 +111,8 @@ class ClipLoader:
 
     def evaluate(self) -> Iterator[Batch]:
         """Every clip once, in order, in its fixed view."""
-        return self._load(batches(evaluation_views(self.clips, self.labels, self.spec), self.batch_size, False))
+        views = evaluation_views(self.clips, self.labels, self.spec)
+        return self._load(batches(views, self.batch_size, drop_last=False), keep=False)
 
     def train(self, augment: Augment, seed: int, epoch: int, repeat: int = 0, mixup: float = 0.0) -> Iterator[Batch]:
         """One random view of every clip, in random order; a last batch that is not full is left out.
@@ -116,18 +120,19 @@ class ClipLoader:
         Args: see ``training_views``.
         """
         views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat, mixup)
-        return self._load(batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
+        groups = batches(views, self.batch_size, drop_last=len(views) >= self.batch_size)
+        # the first epoch fills the cache with clips, which are worth more: every view is made of them
+        return self._load(groups, keep=repeat > 0 and epoch > 0 and self._stream is None)
 
-    def _load(self, groups: Iterable[list[View]]) -> Iterator[Batch]:
-        for batch in _ahead((self._run(views) for views in groups), AHEAD):
+    def _load(self, groups: Iterable[list[View]], keep: bool) -> Iterator[Batch]:
+        for batch in _ahead((self._run(views, keep) for views in groups), AHEAD):
             if self._stream is not None:  # no later batch is given this memory while the model still reads it
                 for tensor in (batch.frames, batch.labels):
                     tensor.record_stream(torch.cuda.current_stream(self.device))
             yield batch
 
-    def _run(self, views: list[View]) -> Batch:
-        self._remember(views)
-        frames = self._through_graph(views, self.spec.crop)
+    def _run(self, views: list[View], keep: bool) -> Batch:
+        frames = self._kept(views) if keep else self._made(views)
         with torch.cuda.stream(self._stream):
             labels = F.one_hot(torch.tensor([view.label for view in views]), len(self.labels)).float().to(self.device)
             if any(view.share != 1 for view in views):
@@ -135,8 +140,24 @@ class ClipLoader:
                 frames, labels = blended(frames, shares).round().to(torch.uint8), blended(labels, shares)
         return Batch(frames, labels, [(view.row, view.number) for view in views])
 
+    def _made(self, views: list[View]) -> Tensor:
+        self._remember(views)
+        return self._through_graph(views, self.spec.crop)
+
+    def _kept(self, views: list[View]) -> Tensor:
+        """The same, of which each view is made once, while there is room to keep it."""
+        keys = [(view.row, view.number) for view in views]
+        new = [view for view, key in zip(views, keys, strict=True) if key not in self._views]
+        made = dict(zip([(view.row, view.number) for view in new], self._made(new).numpy(), strict=True)) if new else {}
+        for key, frames in made.items():
+            if frames.nbytes <= self._cache_left:
+                self._views[key] = frames.copy()
+                self._cache_left -= frames.nbytes
+        return torch.from_numpy(np.stack([made[key] if key in made else self._views[key] for key in keys]))
+
     def _remember(self, views: list[View]) -> None:
-        """Decodes and resizes whole clips into the cache, one by one, while there is room."""
+        """Decodes and resizes whole clips into the cache, those of one shape together, while there is room."""
+        alike: dict[tuple[int, tuple[int, int]], list[View]] = defaultdict(list)
         for view in views:
             clip = self.clips[view.row]
             if view.row in self._cache or (self._stream is not None and self.reads(view.row)):
@@ -146,8 +167,11 @@ class ClipLoader:
             if size > self._cache_left:
                 continue
             whole = View(view.row, view.number, view.label, indices, view.size, box=(0, 0, *view.size))
-            self._cache[view.row] = (indices, self._through_graph([whole], view.size)[0].cpu().numpy())
+            alike[len(indices), view.size].append(whole)
             self._cache_left -= size
+        for (_, shape), wholes in alike.items():
+            for whole, frames in zip(wholes, self._through_graph(wholes, shape).cpu().numpy(), strict=True):
+                self._cache[whole.row] = (whole.indices, frames)
 
     def reads(self, row: int) -> bool:
         """Whether DALI's own decoder reads a clip on the loader's device."""
