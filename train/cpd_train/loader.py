@@ -11,8 +11,8 @@ import os
 import queue
 import threading
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ class ClipLoader:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
-        self._views: dict[tuple[int, int], Frames] = {}
+        self._views: dict[Hashable, Frames] = {}
         on_gpu = device.type == "cuda"
         # a stream of its own, so that loading does not queue behind the training steps
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -146,14 +146,14 @@ class ClipLoader:
 
     def _kept(self, views: list[View]) -> Tensor:
         """The same, of which each view is made once, while there is room to keep it."""
-        keys = [(view.row, view.number) for view in views]
-        new = [view for view, key in zip(views, keys, strict=True) if key not in self._views]
-        made = dict(zip([(view.row, view.number) for view in new], self._made(new).numpy(), strict=True)) if new else {}
-        for key, frames in made.items():
+        new = [view for view in views if view.picture not in self._views]
+        made = {view.picture: frames for view, frames in zip(new, self._made(new).numpy(), strict=True)} if new else {}
+        for picture, frames in made.items():
             if frames.nbytes <= self._cache_left:
-                self._views[key] = frames.copy()
+                self._views[picture] = frames.copy()
                 self._cache_left -= frames.nbytes
-        return torch.from_numpy(np.stack([made[key] if key in made else self._views[key] for key in keys]))
+        seen = ChainMap(made, self._views)
+        return torch.from_numpy(np.stack([seen[view.picture] for view in views]))
 
     def _remember(self, views: list[View]) -> None:
         """Decodes and resizes whole clips into the cache, those of one shape together, while there is room."""

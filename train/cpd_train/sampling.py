@@ -6,7 +6,7 @@ on every machine, with any number of threads, and a past one can be replayed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,12 @@ class View:
     """(top, left, height, width) of what is erased from every frame the model sees, in its pixels."""
     share: float = 1.0
     """How much of the clip is seen; the rest is the clip before it in the batch (mixup)."""
+
+    @property
+    def picture(self) -> Hashable:
+        """Equal for views whose frames are, before they are blended."""
+        look = (self.size, self.box, self.mirror, self.brightness, self.contrast, self.hole)
+        return (self.row, self.indices.tobytes(), *look)
 
 
 def evaluation_views(clips: Sequence[Clip], labels: Sequence[str], spec: ClipSpec) -> list[View]:
