@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import stat
 from collections.abc import Iterator
@@ -34,22 +33,8 @@ PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
 
 Decoder = Literal["cpu", "nvdec"]
 """What decodes: FFmpeg on the CPU, or through FFmpeg an NVIDIA GPU. The frames of both come to the host's memory."""
-NVDEC_LIBRARIES = ("libcuda.so.1", "libnvcuvid.so.1")
-
-
-def check_decoder(decoder: Decoder) -> None:
-    """
-    Raises:
-        VideoError: nvdec is asked for, and this machine lacks a part of it.
-    """
-    for library in NVDEC_LIBRARIES if decoder == "nvdec" else ():
-        try:
-            ctypes.CDLL(library)
-        except OSError as error:
-            raise VideoError(
-                f"decoder nvdec is asked for, but the NVIDIA driver's {library} cannot be loaded",
-                "use --decoder cpu; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
-            ) from error
+NVDEC_LIBRARY = "libnvcuvid.so.1"
+"""The part of NVIDIA's driver that a container has only with NVIDIA_DRIVER_CAPABILITIES=compute,utility,video."""
 
 
 @contextmanager
@@ -119,13 +104,15 @@ def first_video_stream(container: InputContainer, name: str, decoder: Decoder = 
 
 
 def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> InputContainer:
-    hardware = HWAccel("cuda", allow_software_fallback=False) if decoder == "nvdec" else None
+    hardware = None
+    if decoder == "nvdec":
+        hardware, failure = HWAccel("cuda", allow_software_fallback=False), f"{failure} with NVDEC"
     try:
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{failure}: {reason(error)}") from error
     except RuntimeError as error:  # PyAV's, of a file without a stream that the hardware reads
-        raise VideoError(f"{failure}: NVDEC reads none of its streams", "use --decoder cpu") from error
+        raise VideoError(f"{failure}: it reads none of its streams", "use --decoder cpu") from error
     return container
 
 

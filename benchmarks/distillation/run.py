@@ -234,7 +234,7 @@ class LeaveOut(Runs):
             for clip in self.clips:
                 writer.writerow(clip | {"split": "test" if clip["group"] in out else "train"})
         root = self.config.data.root or Path(str(self.config.data.list)).parent
-        data = self.config.data.model_copy(update={"list": path, "root": root, "validation_fraction": 0.0})
+        data = self.config.data.model_copy(update={"list": path, "root": root, "train_on_validation": True})
         return self.config.model_copy(update={"seed": seed, "data": data, "output": run_dir})
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from cpd.container import check_decoder
 from cpd.errors import EngineError
 from cpd_serve.batch import label_videos
+from cpd_serve.cuda_driver import check_decoder
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer, Question
 from cpd_serve.rebuilding import open_engine
@@ -34,8 +34,7 @@ def label(
         The exit code: 1 where some video has no answer.
 
     Raises:
-        EngineError: the model cannot be loaded.
-        VideoError: the decoder is not here.
+        EngineError: the model cannot be loaded, or the decoder is not here.
     """
     check_decoder(question.decoder)
     videos = list(expand(sources))

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from cpd.container import NVDEC_LIBRARY, Decoder
 from cpd.errors import EngineError
 
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -14,14 +15,31 @@ DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 def driver_present() -> bool:
     """Whether the CUDA driver's library can be loaded."""
-    try:
-        ctypes.CDLL(DRIVER_LIBRARY)
-    except OSError:
-        return False
-    return True
+    return _loads(DRIVER_LIBRARY)
+
+
+def check_decoder(decoder: Decoder) -> None:
+    """
+    Raises:
+        EngineError: nvdec is asked for, and a part of the driver that it needs cannot be loaded.
+    """
+    for library in (DRIVER_LIBRARY, NVDEC_LIBRARY) if decoder == "nvdec" else ():
+        if not _loads(library):
+            raise EngineError(
+                f"decoder nvdec is asked for, but the NVIDIA driver's {library} cannot be loaded",
+                "use --decoder cpu; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
+            )
 
 
 def check_cuda_python(path: Path) -> None:
     """Raises EngineError where cuda-python, which moves frames to the GPU, is not installed."""
     if importlib.util.find_spec("cuda") is None:
         raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

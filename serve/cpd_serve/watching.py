@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from cpd.container import Decoder, check_decoder
+from cpd.container import Decoder
 from cpd.errors import CpdError
 from cpd.onnx_file import read_onnx_manifest
+from cpd_serve.cuda_driver import check_decoder
 from cpd_serve.rebuilding import open_engine
 from cpd_serve.runner import Runner
 from cpd_serve.sources import Back, Ended, Lost, Source, TimedFrame, open_sources

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from cpd.clip import ClipSpec
 from cpd.config import Augment
-from cpd.container import open_file
+from cpd.container import NVDEC_LIBRARY, open_file
 from cpd.dataset import Clip
 from cpd.video import read_frames
-from cpd_train.nvdec import CODECS, LIBRARY, Range, readable
+from cpd_train.nvdec import CODECS, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
 
 ANY_SIZE = Range((1, 1), (1 << 14, 1 << 14), 1 << 20)
@@ -104,7 +104,7 @@ class ClipLoader:
         self._native: dict[int, bool] = {}
         if not self.readable and any(clip.codec in CODECS for clip in clips):
             warnings.warn(
-                f"the GPU decodes no video here (no NVDEC, or no {LIBRARY}): the CPU does, which can be slower; "
+                f"the GPU decodes no video here (no NVDEC, or no {NVDEC_LIBRARY}): the CPU does, which can be slower; "
                 "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility,video",
                 stacklevel=2,
             )

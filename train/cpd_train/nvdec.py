@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-LIBRARY = "libnvcuvid.so.1"
+from cpd.container import NVDEC_LIBRARY
+
 CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11, "libdav1d": 11}
 """FFmpeg's name, of those ``fn.decoders.video`` of DALI 2.4 gives to NVDEC -> cudaVideoCodec."""
 CHROMA_420 = 1
@@ -60,7 +61,7 @@ class Range:
 def readable(device: torch.device) -> dict[str, Range]:
     """What the GPU decodes of 8-bit 4:2:0 video, by FFmpeg's codec name; nothing where it cannot decode at all."""
     try:
-        library = ctypes.CDLL(LIBRARY)
+        library = ctypes.CDLL(NVDEC_LIBRARY)
     except OSError:
         return {}
     torch.zeros(1, device=device)  # the question is answered for the CUDA context of this thread
