@@ -1,8 +1,8 @@
 """The ways to distil that are compared, each as the ``distill:`` section of a pipeline.yaml with one weight to search.
 
 Every rival stands on KD, as the method does, so that what differs is the one term it adds. Each has three weights to
-choose from, half a power of ten apart around the size at which its term weighs about as much as KD's, and a fourth
-where the best of the three was the first or the last.
+choose from, half a power of ten apart around the size at which its term weighs about as much as KD's, and another
+wherever the best so far was the first or the last.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ def _method(start: str = "teacher", collaboration: str = "learned") -> Callable[
 
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
-    "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.5, 0.7, 0.9)),
-    "fitnet": Method(_rival("fitnet"), (0.3, 1, 3, 10)),
-    "attention": Method(_rival("attention"), (1, 3, 10)),
+    "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.3, 0.5, 0.7, 0.9)),
+    "fitnet": Method(_rival("fitnet"), (0.1, 0.3, 1, 3, 10)),
+    "attention": Method(_rival("attention"), (0.3, 1, 3, 10)),
     "dist": Method(_rival("dist"), (0.3, 1, 3, 10)),
     "relational": Method(_rival("relational"), (1, 3, 10, 30)),
-    "spatial_spectrum": Method(_rival("spatial_spectrum"), (0.3, 1, 3, 10)),
+    "spatial_spectrum": Method(_rival("spatial_spectrum"), (0.1, 0.3, 1, 3, 10)),
     "method": Method(_method(), (0.03, 0.1, 0.3, 1)),
     "method without spectrum": Method(lambda _: _method()(0), weight_of="method"),
     "method without parameters": Method(_method(start="random"), weight_of="method"),
-    "method without collaboration": Method(_method(collaboration="fixed"), (0.3, 1, 3)),
+    "method without collaboration": Method(_method(collaboration="fixed"), (0.3, 1, 3, 10)),
 }
 """The comparison: the student alone, the rivals, the method, and the method without each of its parts."""
 
