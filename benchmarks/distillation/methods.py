@@ -62,7 +62,7 @@ METHODS = {
     "attention": Method(_rival("attention"), (0.3, 1, 3, 10)),
     "dist": Method(_rival("dist"), (0.3, 1, 3, 10)),
     "relational": Method(_rival("relational"), (1, 3, 10, 30)),
-    "spatial_spectrum": Method(_rival("spatial_spectrum"), (0.1, 0.3, 1, 3, 10)),
+    "spatial_spectrum": Method(_rival("spatial_spectrum"), (0.03, 0.1, 0.3, 1, 3, 10)),
     "method": Method(_method(), (0.03, 0.1, 0.3, 1)),
     "method without spectrum": Method(lambda _: _method()(0), weight_of="method"),
     "method without parameters": Method(_method(start="random"), weight_of="method"),
