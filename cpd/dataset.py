@@ -28,6 +28,7 @@ COLUMNS = (
     "bit_depth",
     "frames",
     "times_ms",
+    "sha256",
 )
 
 
@@ -46,6 +47,8 @@ class Clip:
     bit_depth: int
     times_s: NDArray[np.float64]
     """(frames,) presentation times in seconds."""
+    sha256: str = ""
+    """Of the file, in hex; empty where a clip was made up without one."""
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
@@ -67,7 +70,7 @@ def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]
             times_ms = " ".join(f"{time * 1e3:.3f}" for time in clip.times_s) if variable else ""
             writer.writerow([
                 clip.path, clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
-                clip.bit_depth, len(clip.times_s), times_ms,
+                clip.bit_depth, len(clip.times_s), times_ms, clip.sha256,
             ])  # fmt: skip
 
 
@@ -97,6 +100,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
             times_s=np.array(row["times_ms"].split(), dtype=np.float64) / 1e3
             if row["times_ms"]
             else np.arange(int(row["frames"]), dtype=np.float64),
+            sha256=row["sha256"],
         )
         for row in rows
     ]

@@ -23,7 +23,7 @@ from cpd.errors import BusyError, CpdError
 
 LOCK_FILE = "pipeline.lock"
 HOLDER_FILE = ".running"
-SCHEMA = 1
+SCHEMA = 2
 OTHER_FOLDER = "choose another folder with --output"
 
 

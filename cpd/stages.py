@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
     Raises:
         CpdError: a stage failed.
     """
-    _found.cache_clear()
     run_stages(STAGES, config, until, force)
     names = [stage.name for stage in STAGES]
     if until is not None and names.index(until) < names.index("validate"):
@@ -45,7 +43,6 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
 
 def pipeline_status(config: Pipeline) -> list[Status]:
     """Where each stage of a run stands; changes nothing."""
-    _found.cache_clear()
     return status_of(STAGES, config)
 
 
@@ -131,9 +128,8 @@ def _source_clips(config: Pipeline) -> list[Path]:
         return []
 
 
-@lru_cache(maxsize=1)
 def _found(data: Data) -> list[Found]:
-    """The clips that a config names; four stages depend on them, and a large data set takes seconds to list."""
+    """The clips that a config names."""
     from cpd_train.sources import find_clips
 
     return find_clips(data)
@@ -148,7 +144,7 @@ def _lists(config: Pipeline) -> list[str]:
 
 
 def _clips(config: Pipeline) -> list[str]:
-    """What tells the clips of a run and, where the run rendered them itself, the clips."""
+    """What tells the clips of a run, each by its content, and where the run rendered them itself, the clips."""
     return ["data/clips.csv", "data/data.json", *(["data/clips"] if config.data.rendered else [])]
 
 
@@ -205,7 +201,6 @@ STAGES = (
         run=_teacher,
         config=("seed", "precision", "clip", "augment", "teacher"),
         inputs=lambda config, _: [*_clips(config), *_checkpoint(config.teacher)],
-        sources=_source_clips,
         outputs=lambda *_: _trained("teacher"),
         packages=LOADING,
     ),
@@ -214,7 +209,6 @@ STAGES = (
         run=_distill,
         config=("seed", "precision", "clip", "augment", "student", "distill"),
         inputs=lambda config, _: [*_clips(config), "teacher/teacher.safetensors", *_checkpoint(config.student)],
-        sources=_source_clips,
         outputs=lambda *_: _trained("student"),
         packages=LOADING,
     ),
@@ -226,7 +220,6 @@ STAGES = (
             *_clips(config), "teacher/teacher.safetensors", "student/student.safetensors",
             "teacher/test_logits.npz", "student/test_logits.npz",
         ],
-        sources=_source_clips,
         outputs=lambda _, run_dir: _exported(run_dir),
         packages=("torch", "onnx", "onnxscript", "av", *RUNTIMES),
         machine=_gpu,
@@ -238,7 +231,6 @@ STAGES = (
         inputs=lambda config, run_dir: [
             *_clips(config), "teacher/test_logits.npz", "student/test_logits.npz", *_exported(run_dir),
         ],
-        sources=_source_clips,
         outputs=lambda *_: ["validate/validation.json"],
         packages=("av", *RUNTIMES),
         machine=_processors,

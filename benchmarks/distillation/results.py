@@ -95,21 +95,26 @@ def difference(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[
 
 
 def table(results: Sequence[Result], order: Sequence[str]) -> str:
-    """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method."""
-    right: dict[str, dict[int, Right]] = defaultdict(dict)
+    """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method.
+
+    Where a method was trained with several weights, each has a row; others are compared with its latest.
+    """
+    trained: dict[tuple[str, float], dict[int, Right]] = defaultdict(dict)
     weights: dict[str, float] = {}
     for result in results:
         if result.kind == "final":
-            right[result.method][result.seed] = result.right
+            trained[result.method, result.weight][result.seed] = result.right
             weights[result.method] = result.weight
+    right = {method: trained[method, weight] for method, weight in weights.items()}
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
     lines = [
         "| loss | weight | seeds | test top-1 | way from CE to teacher | points over CE | over KD | method over it |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
-    for method in [name for name in order if name in right]:
-        mine = right[method]
+    rows = [(method, weight) for method in order for name, weight in sorted(trained) if name == method]
+    for method, weight in rows:
+        mine = trained[method, weight]
         tops = [float(one.mean()) for one in mine.values()]
         spread = f" ± {100 * np.std(tops, ddof=1):.1f}" if len(tops) > 1 else ""
         way = "-"
@@ -123,9 +128,7 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
                 ("method", (right.get("method", {}), mine)),
             )
         )
-        lines.append(
-            f"| {method} | {weights[method]:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |"
-        )
+        lines.append(f"| {method} | {weight:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |")
     lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % | | | | |"] if teachers else []
     return "\n".join(lines)
 

@@ -255,16 +255,19 @@ def tested(logits: Path) -> dict[str, Any]:
 
 
 def made_by() -> dict[str, str]:
-    """Commit, date and machine."""
+    """Commit, date and machine; results recorded meanwhile do not make a tree another one."""
     import torch
 
     from cpd_serve.environment import cpu_name
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+
+    commit = git("describe", "--always").stdout.strip() or "unknown"
+    if git("diff", "--quiet", "HEAD", "--", ":/", ":(exclude)results").returncode:
+        commit += "-dirty"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    return {"commit": commit.stdout.strip() or "unknown", "date": time.strftime("%Y-%m-%d"), "machine": device}
+    return {"commit": commit, "date": time.strftime("%Y-%m-%d"), "machine": device}
 
 
 if __name__ == "__main__":

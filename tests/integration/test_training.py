@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from cpd.config import Pipeline
 from cpd.errors import DataError, TrainingError
+from cpd.stages import run_pipeline
 from cpd_train import distill, prepare, teacher
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting
@@ -212,6 +213,28 @@ def test_the_evidence_of_each_frame_is_a_term(taught):
 
 
 class TestPrepare:
+    def test_clips_count_by_their_content(self, write_video, tmp_path, capsys):
+        rows = ["path,label,split"]
+        for n in range(12):
+            path = write_video(np.full((4, 32, 32, 3), 20 * n, np.uint8), name=f"{n}.avi")
+            rows.append(f"{path.name},{'xy'[n % 2]},{('train', 'train', 'val', 'test')[n // 2 % 4]}")
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        config = config_of(
+            data={"list": str(tmp_path / "list.csv")},
+            teacher=BASE["teacher"] | {"epochs": 1},
+            output=str(tmp_path / "run"),
+        )
+
+        def stages_run():
+            run_pipeline(config, until="teacher")
+            return [line.split()[0] for line in capsys.readouterr().err.splitlines() if " running " in line]
+
+        assert stages_run() == ["data", "teacher"]
+        (tmp_path / "1.avi").touch()
+        assert stages_run() == ["data"], "copied anew, but the same"
+        write_video(np.full((4, 32, 32, 3), 200, np.uint8), name="1.avi")
+        assert stages_run() == ["data", "teacher"], "another take"
+
     def test_a_broken_clip_is_named_and_left_out(self, write_video, tmp_path):
         rows = ["path,label,split"]
         for n in range(12):

@@ -82,3 +82,16 @@ def test_the_table_says_by_how_much_the_method_is_above_the_others(results):
     lines = results.table(rows, ["kd", "method"]).splitlines()
     assert lines[2].endswith("| +50.0 (+0.0 to +100.0) |")
     assert lines[3].endswith("| +50.0 (+0.0 to +100.0) | - |")
+
+
+def test_trainings_with_another_weight_are_a_row_of_their_own(results):
+    rows = [
+        result_of(results, weight=3, seed=0, right=(False, False)),
+        result_of(results, weight=3, seed=1, right=(False, False)),
+        result_of(results, method="method", right=(True, True)),
+        result_of(results, weight=1, seed=0, right=(True, False)),
+    ]
+    lines = results.table(rows, ["kd", "method"]).splitlines()
+    assert lines[2].startswith("| kd | 1 | 1 | 50.0 %")
+    assert lines[3].startswith("| kd | 3 | 2 | 0.0 %")
+    assert "| +50.0 (+0.0 to +100.0) | - |" in lines[4], "compared with the latest weight of KD"

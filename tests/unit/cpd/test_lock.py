@@ -105,7 +105,7 @@ def test_a_stage_that_did_not_write_what_it_promised_is_not_entered(finished):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"schema": 2, "stages": {}}', '{"schema": 1, "stages": {"a": {}}}']
+    "content", ["", "{", "[]", '{"schema": 1, "stages": {}}', '{"schema": 2, "stages": {"a": {}}}']
 )
 def test_a_broken_lock_counts_as_none_and_says_so(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)

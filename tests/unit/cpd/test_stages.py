@@ -168,7 +168,7 @@ def test_check_data_names_absent_clips_and_refuses_too_many(listed):
         check_data(load_config(listed, ["data.max_broken_fraction=0.01"]))
 
 
-def test_a_replaced_clip_or_list_makes_every_stage_that_reads_clips_stale(listed):
+def test_a_replaced_clip_or_list_makes_the_data_stage_stale(listed):
     data = STAGES[0]
     run_dir = listed.parent / "run"
 
