@@ -98,20 +98,19 @@ class VideoClassifier(nn.Module):
         return first.is_contiguous(memory_format=torch.channels_last)
 
     def _normalise(self, frames: Tensor) -> Tensor:
+        """(batch, frames, height, width, 3) uint8 -> (batch * frames, 3, height, width), as the first layer sees it."""
         # cast first: TensorRT knows uint8 as the type of an input alone
         pixels = frames.to(self.mean.dtype)
         if self.clip.colour == "grey":
             pixels = in_grey(pixels, self.luma)
-        if self.clip.colour == "motion":
-            pixels = in_motion(pixels, self.luma)
+        motion = self.clip.colour == "motion"
+        planes = in_motion(pixels, self.luma) if motion else pixels.permute(0, 1, 4, 2, 3)
         if self.clip.normalise == "clip":
-            each = self.clip.colour == "motion"
-            pixels = pixels - _mean_of_clip(pixels, each)
-            spread = _mean_of_clip(pixels.square(), each).sqrt()
-            pixels = pixels / (spread + LEAST_SPREAD)
-        images = pixels.flatten(0, 1).permute(0, 3, 1, 2)
-        if not self.channels_last:
-            images = images.contiguous()
+            planes = planes - _mean_of_clip(planes, each_channel=motion)
+            spread = _mean_of_clip(planes.square(), each_channel=motion).sqrt()
+            planes = planes / (spread + LEAST_SPREAD)
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = planes.flatten(0, 1).contiguous(memory_format=order)
         return images if self.clip.normalise == "clip" else (images - self.mean) / self.std
 
     def _consensus(self, logits: Tensor) -> Tensor:
@@ -123,11 +122,11 @@ class VideoClassifier(nn.Module):
         return x.reshape(-1, self.clip.frames, *x.shape[1:])
 
 
-def _mean_of_clip(pixels: Tensor, each_channel: bool) -> Tensor:
-    """(batch, frames, height, width, 3) -> (batch, 1, 1, 1, 1), or 3 with a mean for each channel, in steps: in one,
+def _mean_of_clip(planes: Tensor, each_channel: bool) -> Tensor:
+    """(batch, frames, 3, height, width) -> (batch, 1, 1, 1, 1), or 3 with a mean for each channel, in steps: in one,
     sums of some hundred thousand numbers lose digits, and each runtime loses others."""
-    columns = (3,) if each_channel else (3, 4)
-    return pixels.mean(columns, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+    rows = planes.mean(4, keepdim=True)
+    return (rows if each_channel else rows.mean(2, keepdim=True)).mean(3, keepdim=True).mean(1, keepdim=True)
 
 
 def in_grey(pixels: Tensor, luma: Tensor) -> Tensor:
@@ -137,11 +136,12 @@ def in_grey(pixels: Tensor, luma: Tensor) -> Tensor:
 
 
 def in_motion(pixels: Tensor, luma: Tensor) -> Tensor:
-    """(batch, frames, height, width, 3) RGB -> the same shape: the brightness, its difference from the mean of the clip
-    at that pixel, and its change until the next frame (none after the last); luma: the shares of R, G and B."""
-    grey = (pixels * luma).sum(-1, keepdim=True)
+    """(batch, frames, height, width, 3) RGB -> (batch, frames, 3, height, width): the brightness, its difference from
+    the mean of the clip at that pixel, and its change until the next frame (none after the last); luma: the shares of
+    R, G and B."""
+    grey = (pixels * luma).sum(-1).unsqueeze(2)
     change = F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
-    return torch.cat([grey, grey - grey.mean(1, keepdim=True), change], -1)
+    return torch.cat([grey, grey - grey.mean(1, keepdim=True), change], 2)
 
 
 Backbone = ResNet | MobileNetV2
