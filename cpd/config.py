@@ -181,7 +181,9 @@ class Model(Section):
     batch_size: Count = Field(32, description="Clips in a training step.")
     learning_rate: Positive = Field(2e-3, description="Peak of the schedule.")
     weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
-    label_smoothing: Fraction = Field(0.0, description="Probability moved from the true label to all labels.")
+    label_smoothing: Fraction = Field(
+        0.0, description="Probability moved from the true label to all labels; a teacher's, in its first generation."
+    )
     mixup: NonNegative = Field(
         0.0, description="Blend pairs of clips, and their labels, by shares drawn from Beta(m, m)."
     )
@@ -242,19 +244,24 @@ class Parameters(Section):
     )
 
 
+TERM = "term"
+Weight = Annotated[NonNegative, TERM]
+"""Of a term of the loss that has the name of its field."""
+
+
 class Distill(Section):
     """How the student learns from the teacher."""
 
-    cross_entropy: NonNegative = Field(0.1, description="Weight of the true labels.")
-    logits: NonNegative = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
+    cross_entropy: Weight = Field(0.1, description="Weight of the true labels.")
+    logits: Weight = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
     temperature: Positive = Field(4.0, description="Softens both sets of logits before they are compared.")
     spectrum: Spectrum = Field(Spectrum(), description="Feature spectrum distillation.")
     parameters: Parameters = Field(Parameters(), description="Parameter distribution distillation.")
-    attention: NonNegative = Field(0.0, description="Weight of attention transfer.")
-    fitnet: NonNegative = Field(0.0, description="Weight of FitNet's feature matching.")
-    dist: NonNegative = Field(0.0, description="Weight of DIST's relation matching.")
-    relational: NonNegative = Field(0.0, description="Weight of RKD's distances between clips.")
-    spatial_spectrum: NonNegative = Field(0.0, description="Weight of spatial spectrum matching, as SpectralKD.")
+    attention: Weight = Field(0.0, description="Weight of attention transfer.")
+    fitnet: Weight = Field(0.0, description="Weight of FitNet's feature matching.")
+    dist: Weight = Field(0.0, description="Weight of DIST's relation matching.")
+    relational: Weight = Field(0.0, description="Weight of RKD's distances between clips.")
+    spatial_spectrum: Weight = Field(0.0, description="Weight of spatial spectrum matching, as SpectralKD.")
     views: Annotated[int, Field(ge=0)] = Field(
         8,
         description="Random views of each clip, met again after as many epochs, so that the teacher's answers can be "
@@ -266,6 +273,15 @@ class Distill(Section):
         description="Weighting: as given; learned noise for each term; each clip by the teacher's confidence; "
         "or one distillation term drawn at each step.",
     )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        on = {name for name, weight in self.weights.items() if weight > 0}
+        if not on:
+            raise ValueError("every weight is 0, so there is nothing to learn")
+        if self.collaboration == "sampled" and on == {"cross_entropy"}:
+            raise ValueError("collaboration: sampled draws one of the teacher's terms, and all of them are 0")
+        return self
 
     @model_validator(mode="after")
     def _channels_that_correspond(self) -> Self:
@@ -282,15 +298,9 @@ class Distill(Section):
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each term by its name; 0 is off."""
-        rivals = ("attention", "fitnet", "dist", "relational", "spatial_spectrum")
-        return {
-            "cross_entropy": self.cross_entropy,
-            "logits": self.logits,
-            "spectrum": self.spectrum.weight,
-            "evidence": self.spectrum.evidence,
-            "parameters": self.parameters.weight,
-            **{name: getattr(self, name) for name in rivals},
-        }
+        own = {name: getattr(self, name) for name, field in Distill.model_fields.items() if TERM in field.metadata}
+        parts = {"spectrum": self.spectrum.weight, "evidence": self.spectrum.evidence}
+        return own | parts | {"parameters": self.parameters.weight}
 
 
 class Export(Section):
@@ -365,11 +375,19 @@ class Pipeline(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_still_has_no_spectrum(self) -> Self:
+        if self.clip.frames == 1 and self.distill.spectrum.weight > 0 and not self.distill.spectrum.dc:
+            raise ValueError("distill.spectrum.dc: false leaves nothing of a clip of one frame")
+        return self
+
+    @model_validator(mode="after")
     def _a_teacher_alone(self) -> Self:
         if self.student.checkpoint is not None and self.distill.parameters.start == "teacher":
             raise ValueError("distill.parameters.start: teacher would undo student.checkpoint: use one of them")
         if self.student.generations != 1:
             raise ValueError("student.generations must be 1: only the teacher has no teacher")
+        if self.student.label_smoothing:
+            raise ValueError("student.label_smoothing must be 0: a student's labels are softened by its teacher")
         if self.teacher.generations != 1 and self.teacher.epochs == 0:
             raise ValueError("teacher.generations must be 1 where teacher.epochs is 0, since nothing is trained")
         return self

@@ -1,6 +1,9 @@
 """Both recipes on real encoded clips, in small: what they write, what they refuse, and that a seed is enough."""
 
 import json
+import math
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,14 +11,16 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from cpd.config import Pipeline
+from cpd.config import Distill, Pipeline
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
 from cpd_train import distill, prepare, teacher
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting
+from cpd_train.losses.collaboration import BOUND
 from cpd_train.losses.spectrum import attention_maps, pool_to
-from cpd_train.models import read_checkpoint
+from cpd_train.models import read_checkpoint, write_checkpoint
+from cpd_train.terms import TERMS
 
 BASE = {
     "name": "small",
@@ -153,9 +158,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     distill.run(config_of(), taught)
     before = (taught / "student" / "student.safetensors").read_bytes()
     changes = {"student": BASE["student"] | {"learning_rate": 1e30}, "distill": {"collaboration": collaboration}}
-    terms = "cross_entropy|logits|spectrum|parameters"
+    what = r"(the (cross_entropy|logits|spectrum|parameters) loss|the gradient of the loss)"
     with pytest.raises(
-        TrainingError, match=rf"the ({terms}) loss of the student is not finite in epoch \d+, step \d+ \(clips 0"
+        TrainingError, match=rf"{what} of the student is not finite in epoch \d+, step \d+ \(clips \w+/0"
     ):
         distill.run(config_of(**changes), taught)
     kept = (taught / "student" / "student.safetensors").read_bytes()
@@ -164,9 +169,65 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     )
 
 
-def test_teacher_and_student_that_do_not_fit_are_refused(taught):
+@pytest.mark.parametrize("validated", [True, False])
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path, validated, monkeypatch):
+    """One loss whose gradient is NaN, at the very last step; the loss itself is finite."""
+    run_dir = tmp_path / "run"
+    config = config_of(data=BASE["data"] | {"train_on_validation": not validated})
+    prepare.run(config, run_dir)
+    shutil.copytree(taught / "teacher", run_dir / "teacher")
+    steps = BASE["student"]["epochs"] * (8 * (4 if validated else 6) // 8)
+    asked = []
+
+    def poisoned(scene):
+        asked.append(scene)
+        root = (scene.ours.logits - scene.ours.logits).sqrt() if len(asked) == steps else 0 * scene.ours.logits
+        return root.sum(1)
+
+    monkeypatch.setitem(TERMS, "evidence", poisoned)
+    with pytest.raises(
+        TrainingError, match=r"the gradient of the loss of the student is not finite in epoch 3, .*epoch [12] is kept"
+    ):
+        distill.run(config.model_copy(update={"distill": Distill(spectrum={"evidence": 1})}), run_dir)
+    assert len(asked) == steps
+    kept = load_file(run_dir / "student" / "student.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+
+
+def test_the_clips_of_a_loss_that_is_not_finite_are_named(taught, monkeypatch):
+    seen = []
+
+    def failing(scene):
+        seen.append(scene)
+        return torch.where(torch.arange(len(scene.labels)) == 5, torch.nan, scene.ours.logits.sum(1))
+
+    monkeypatch.setitem(TERMS, "evidence", failing)
+    with pytest.raises(TrainingError) as caught:
+        distill.run(config_of(distill={"spectrum": {"evidence": 1}}), taught)
+    clip = re.search(r"evidence loss .* \(clips (\w+)/\d+\.avi\)", str(caught.value))
+    assert clip is not None
+    assert clip[1] == Setting.of(config_of(), taught).labels[int(seen[0].labels[5].argmax())]
+
+
+def test_noise_comes_back_from_its_bound(taught):
+    student, other = (Setting.of(config_of(), taught).model(config_of().student) for _ in range(2))
+    step = distill.Collaboration(student, other, Distill(), seed=0)
+    step.log_variances.data.fill_(-50)
+    step._noise().sum().backward()
+    assert (step.log_variances.grad != 0).all()
+    assert step.log()["learned_weights"]["logits"] == pytest.approx(0.9 * math.exp(BOUND), rel=1e-5)
+
+
+def test_teacher_and_student_that_do_not_fit_are_refused(taught, tmp_path):
     with pytest.raises(TrainingError, match="the student sees 4 frames and the teacher 8"):
         distill.run(config_of(clip=BASE["clip"] | {"frames": 4}), taught)
+    model = read_checkpoint(taught / "teacher/teacher.safetensors").model
+    labels = Setting.of(config_of(), taught).labels
+    (tmp_path / "data").symlink_to(taught / "data")
+    (tmp_path / "teacher").mkdir()
+    write_checkpoint(tmp_path / "teacher/teacher.safetensors", model, "teacher", labels[::-1], "", 1, None)
+    with pytest.raises(TrainingError, match=f"other labels: {labels[-1]} where the data has {labels[0]}"):
+        distill.run(config_of(), tmp_path)
 
 
 def test_a_mirrored_label_that_does_not_exist_is_named(taught):
@@ -181,6 +242,31 @@ def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
     teacher.run(config_of(teacher=section), tmp_path)
     theirs, ours = (load_file(path) for path in (checkpoint, tmp_path / "teacher" / "teacher.safetensors"))
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_a_teacher_that_is_loaded_as_it_is_must_be_whole_and_made_for_these_clips(taught, tmp_path):
+    prepare.run(config_of(), tmp_path)
+    section = BASE["teacher"] | {"epochs": 0, "checkpoint": str(taught / "teacher" / "teacher.safetensors")}
+    with pytest.raises(TrainingError, match="another use: its colour is rgb, here it is grey"):
+        teacher.run(config_of(teacher=section, clip=BASE["clip"] | {"colour": "grey"}), tmp_path)
+    headless = load_file(section["checkpoint"])
+    torch.save({name: tensor for name, tensor in headless.items() if not name.startswith("fc.")}, tmp_path / "x.pth")
+    with pytest.raises(TrainingError, match=r"x\.pth: has no fc\.bias for 8 classes"):
+        teacher.run(config_of(teacher=section | {"checkpoint": str(tmp_path / "x.pth")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distill": {"cross_entropy": 0, "logits": 0, "spectrum": {"weight": 0}}}, "every weight is 0"),
+        ({"distill": {"collaboration": "sampled", "logits": 0, "spectrum": {"weight": 0}}}, "sampled draws one of"),
+        ({"student": BASE["student"] | {"label_smoothing": 0.1}}, "student.label_smoothing must be 0"),
+        ({"clip": BASE["clip"] | {"frames": 1}, "distill": {"spectrum": {"dc": False}}}, "nothing of a clip of one"),
+    ],
+)
+def test_settings_that_teach_nothing_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        config_of(**changes)
 
 
 def test_a_teacher_born_again_learns_from_the_one_before_it(taught, tmp_path):

@@ -58,7 +58,7 @@ class Setting:
         """A model of a section of pipeline.yaml on the run's device, with its checkpoint's weights if it names one."""
         model = build_model(ModelSpec.of(section), len(self.labels), self.clip)
         if section.checkpoint is not None:
-            load_pretrained(model, section.checkpoint, self.labels)
+            load_pretrained(model, section.checkpoint, self.labels, as_it_is=section.epochs == 0)
         return on_device(model, self.device)
 
 

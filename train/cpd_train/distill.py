@@ -34,8 +34,14 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
         TrainingError: teacher and student do not fit each other, or a loss is not finite.
     """
     setting, section, folder = Setting.of(config, run_dir), config.student, run_dir / "student"
-    teacher = on_device(read_checkpoint(run_dir / "teacher" / "teacher.safetensors").model, setting.device)
-    student = setting.model(section)
+    taught = read_checkpoint(run_dir / "teacher" / "teacher.safetensors")
+    teacher, student = on_device(taught.model, setting.device), setting.model(section)
+    _check_fit(student, teacher)
+    if taught.labels != setting.labels:
+        raise TrainingError(
+            f"the teacher was trained for other labels: {_differing(taught.labels, setting.labels)}",
+            "train it again: --force teacher",
+        )
     began = begin(config.distill.parameters.start, student, teacher, loaded=section.checkpoint is not None)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
@@ -72,12 +78,10 @@ class Collaboration(Step):
         precision: str = "auto",
         memory: Memory | None = None,
     ) -> None:
-        if student.clip.frames != teacher.clip.frames:
-            raise TrainingError(f"the student sees {student.clip.frames} frames and the teacher {teacher.clip.frames}")
-        if student.labels != teacher.labels:
-            raise TrainingError(f"the student knows {student.labels} classes and the teacher {teacher.labels}")
+        _check_fit(student, teacher)
         self.student, self.distill = student, distill
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
+        self._now = self.weights
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         memory = memory or Memory(int(distill.cache_gb * 1e9))
         self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
@@ -94,36 +98,50 @@ class Collaboration(Step):
         confidence = None
         if self.distill.collaboration == "confidence":
             confidence = collaboration.teacher_confidence(scene.theirs.logits.float(), batch.labels)
-        terms = {}
-        for name in self.weights:
-            term = TERMS[name](scene)
-            if confidence is not None and term.dim() and name != "cross_entropy":
-                term = confidence * term
-            terms[name] = term.mean()
-        weights = dict(self.weights)
-        if "parameters" in weights and self.distill.parameters.decay:
-            weights["parameters"] *= 1 - progress
-        return self._collaborate(terms, weights)
+        terms = {name: TERMS[name](scene) for name in self.weights}
+        if confidence is not None:
+            heard = [name for name, term in terms.items() if term.dim() and name != "cross_entropy"]
+            terms |= {name: confidence * terms[name] for name in heard}
+        self.of_clips = {name: term.detach() for name, term in terms.items() if term.dim()}
+        self._now = dict(self.weights)
+        if "parameters" in self._now and self.distill.parameters.decay:
+            self._now["parameters"] *= 1 - progress
+        return self._collaborate({name: term.mean() for name, term in terms.items()}, self._now)
 
     def log(self) -> dict[str, Any]:
         """The learned weight w exp(-s) of each term, for metrics.jsonl."""
         if self.distill.collaboration != "learned":
             return {}
-        precisions = (-self._noise.detach()).exp().tolist()
-        return {"learned_weights": {name: w * p for (name, w), p in zip(self.weights.items(), precisions, strict=True)}}
+        precisions = (-self._noise().detach()).exp().tolist()
+        return {"learned_weights": {name: w * p for (name, w), p in zip(self._now.items(), precisions, strict=True)}}
 
-    @property
     def _noise(self) -> Tensor:
+        """(terms,) s, brought back within its bound: beyond it a clamp would have no gradient to come back by."""
+        limit = collaboration.BOUND / NOISE_RATE
+        with torch.no_grad():
+            self.log_variances.clamp_(-limit, limit)
         return NOISE_RATE * self.log_variances
 
     def _collaborate(self, terms: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
         if self.distill.collaboration == "learned":
             losses = torch.stack(list(terms.values()))
             counts = torch.tensor(list(weights.values()), device=losses.device)
-            return dict(zip(terms, collaboration.learned_noise(losses, counts, self._noise), strict=True))
+            return dict(zip(terms, collaboration.learned_noise(losses, counts, self._noise()), strict=True))
         terms = {name: weights[name] * term for name, term in terms.items()}
         if self.distill.collaboration == "sampled":
             drawn = [name for name in terms if name != "cross_entropy"]
             factors = collaboration.drawn_term(torch.ones(len(drawn)), self.generator).tolist()
             return terms | {name: factor * terms[name] for name, factor in zip(drawn, factors, strict=True)}
         return terms
+
+
+def _check_fit(student: VideoClassifier, teacher: VideoClassifier) -> None:
+    if student.clip.frames != teacher.clip.frames:
+        raise TrainingError(f"the student sees {student.clip.frames} frames and the teacher {teacher.clip.frames}")
+    if student.labels != teacher.labels:
+        raise TrainingError(f"the student knows {student.labels} classes and the teacher {teacher.labels}")
+
+
+def _differing(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+    their, our = next((their, our) for their, our in zip(theirs, ours, strict=True) if their != our)
+    return f"{their} where the data has {our}"

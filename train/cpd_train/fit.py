@@ -7,10 +7,11 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Step(ABC):
 
     learned: Sequence[nn.Parameter] = ()
     """Further parameters to learn (adapters, noise levels), not decayed and not kept."""
+    of_clips: Mapping[str, Tensor] = MappingProxyType({})
+    """The latest terms that have a value for each clip, (batch,), before they were averaged."""
 
     @abstractmethod
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -85,7 +88,8 @@ def fit(
         views: random views of each clip, met again after as many epochs; 0 draws anew every epoch.
 
     Raises:
-        TrainingError: a loss is not finite, or the GPU has too little memory; the last good checkpoint is kept.
+        TrainingError: a loss, its gradient or an answer is not finite, or the GPU has too little memory; the last good
+            checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
@@ -103,17 +107,18 @@ def fit(
             for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
                 terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
-                if not torch.isfinite(loss):
-                    raise _not_finite(terms, role, epoch, index, batch, training, kept)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(parameters, 5.0)
+                size = nn.utils.clip_grad_norm_(parameters, 5.0)
+                if not torch.isfinite(loss + size):
+                    raise _not_finite(terms, step, role, epoch, index, batch, training, kept)
                 optimiser.step()
                 schedule.step()
                 for name, term in terms.items():
                     sums[name] += term.detach()
             seconds = time.perf_counter() - began
             on_gpu = busy.take()
+            _check_weights(model, role, epoch, kept)
             scores = judge(model, validation)
             waits.append((batches.seconds, seconds))
             row = {
@@ -159,13 +164,23 @@ def judge(model: VideoClassifier, validation: ClipLoader) -> dict[str, float]:
 
 @torch.no_grad()
 def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order."""
+    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
     model.eval()
     logits, truth = [], []
     for batch in loader.evaluate():
         logits.append(model(batch.frames).float().cpu().numpy())
         truth.append(batch.labels.argmax(1).cpu().numpy())
-    return np.concatenate(logits), np.concatenate(truth)
+    answers = np.concatenate(logits)
+    if not np.isfinite(answers).all():
+        clip = loader.clips[int(np.isfinite(answers).all(1).argmin())].path
+        raise TrainingError(
+            f"the {model.spec.model} gives {clip} logits that are not finite", "lower its learning_rate"
+        )
+    return answers, np.concatenate(truth)
 
 
 def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
@@ -230,13 +245,31 @@ def _groups(model: nn.Module, extra: Sequence[nn.Parameter], weight_decay: float
     ]
 
 
+def _check_weights(model: VideoClassifier, role: str, epoch: int, kept: int) -> None:
+    for name, values in model.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise TrainingError(
+                f"{name} of the {role} is not finite after epoch {epoch + 1}{_kept(kept)}",
+                f"lower {role}.learning_rate",
+            )
+
+
 def _not_finite(
-    terms: dict[str, Tensor], role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader, best: int
+    terms: dict[str, Tensor], step: Step, role: str, epoch: int, index: int, batch: Batch, loader: ClipLoader, kept: int
 ) -> TrainingError:
-    name = next((name for name, term in terms.items() if not torch.isfinite(term)), "sum")
-    clips = ", ".join(loader.clips[row].path.name for row, _ in batch.views[:4])
+    """Names the term and the clips that it fails for, or the first of the batch where it is of none alone."""
+    name = next((name for name, term in terms.items() if not torch.isfinite(term)), "")
+    rows = list(range(len(batch.views)))
+    if name in step.of_clips:
+        rows = (~torch.isfinite(step.of_clips[name])).nonzero().flatten().tolist() or rows
+    paths = [loader.clips[batch.views[row][0]].path for row in rows]
+    clips = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:4]) + (" …" if len(paths) > 4 else "")
+    what = f"the {name} loss" if name else "the gradient of the loss"
     return TrainingError(
-        f"the {name} loss of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips} …)"
-        + (f"; the checkpoint of epoch {best} is kept" if best else ""),
-        f"lower {role}.learning_rate or the weight of the {name} term",
+        f"{what} of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips}){_kept(kept)}",
+        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name else ""),
     )
+
+
+def _kept(epoch: int) -> str:
+    return f"; the checkpoint of epoch {epoch} is kept" if epoch else ""

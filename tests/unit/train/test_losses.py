@@ -9,8 +9,10 @@ import scipy.special
 import scipy.stats
 import torch
 
+from cpd.config import Distill
 from cpd.errors import TrainingError
 from cpd_train.losses import collaboration, parameters, rivals, spectrum
+from cpd_train.terms import TERMS
 
 
 @pytest.fixture
@@ -252,6 +254,11 @@ class TestParameterDistribution:
         ours = torch.from_numpy(rng.normal(size=(3, 2, 3, 3))).requires_grad_()
         assert torch.autograd.gradcheck(lambda x: parameters.parameter_distillation([[x]], [[theirs]], form), ours)
 
+    def test_quantiles_of_dead_kernels_have_a_gradient(self):
+        dead = torch.zeros(4, 2, 3, 3, requires_grad=True)
+        parameters.parameter_distillation([[dead]], [[torch.rand(4, 2, 3, 3)]], "quantiles").backward()
+        assert torch.isfinite(dead.grad).all()
+
     def test_refuses_models_without_spatial_kernels(self):
         with pytest.raises(TrainingError, match="no stage has spatial kernels") as caught:
             parameters.parameter_distillation([[], []], [[], []], "energy")
@@ -272,15 +279,16 @@ class TestCollaboration:
         assert s.grad.abs().max() < 1e-12
         torch.testing.assert_close(values.grad, weights / (2 * values.detach()))
 
-    def test_learned_noise_is_bounded(self):
-        values, far = torch.tensor([1e-9]), torch.tensor([-50.0])
-        assert collaboration.learned_noise(values, torch.ones(1), far).item() == pytest.approx(math.exp(4) * 1e-9 - 2)
-
     def test_confidence_has_mean_one_and_follows_the_teacher(self):
         logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
         weights = collaboration.teacher_confidence(logits, torch.eye(2)[[0, 0, 0]])
         assert weights.mean().item() == pytest.approx(1)
         assert weights[0] > weights[2] > weights[1]
+
+    def test_confidence_compares_clips_of_which_the_teacher_is_sure_and_wrong(self):
+        weights = collaboration.teacher_confidence(torch.tensor([[0.0, 200.0], [0.0, 201.0]]), torch.eye(2)[[0, 0]])
+        assert weights.mean().item() == pytest.approx(1)
+        assert (weights[0] / weights[1]).item() == pytest.approx(math.e, rel=1e-4)
 
     def test_drawn_terms_are_fair_in_the_mean(self):
         generator = torch.Generator().manual_seed(0)
@@ -317,6 +325,28 @@ class TestRivals:
         expected = np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(1)
         actual = rivals.relational(*(torch.from_numpy(x) for x in embeddings)).numpy()
         np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+    @pytest.mark.parametrize("logits", [torch.zeros(3, 5), torch.eye(3) * 1e4, torch.randn(1, 5)])
+    def test_dist_of_the_same_predictions_is_zero_even_where_they_do_not_vary(self, logits):
+        assert rivals.dist(logits, logits, temperature=4).abs().max() < 1e-4
+
+    @pytest.mark.parametrize("loss", [rivals.attention_transfer, rivals.fitnet, rivals.spatial_spectrum])
+    def test_other_stages_clips_and_frames_are_refused(self, loss):
+        maps = torch.rand(2, 4, 6, 6)
+        with pytest.raises(TrainingError, match="the student has 1 stages and the teacher 2"):
+            loss([maps], [maps, maps])
+        with pytest.raises(TrainingError, match="the student has 1 clips and the teacher 2"):
+            loss([maps[:1]], [maps])
+        with pytest.raises(TrainingError, match="the student has 1 frames and the teacher 4"):
+            loss([maps[:, :1]], [maps])
+
+    def test_spatial_spectrum_has_the_gradient_it_says(self):
+        ours, theirs = torch.rand(2, 1, 2, 3, 4, dtype=torch.float64)
+        ours.requires_grad_()
+        assert torch.autograd.gradcheck(lambda maps: rivals.spatial_spectrum([maps], [theirs]), ours)
+
+    def test_every_weight_has_its_term(self):
+        assert set(Distill().weights) == set(TERMS)
 
     def test_spatial_spectrum_does_not_see_a_shift_in_space(self, rng):
         maps = stages(rng)

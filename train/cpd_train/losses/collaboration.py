@@ -5,25 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-EPSILON = 1e-8
+BOUND = 4.0
+"""Of |s|, which would grow without end where a loss goes to zero."""
 
 
-def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor, bound: float = 4.0) -> Tensor:
+def learned_noise(losses: Tensor, weights: Tensor, log_variances: Tensor) -> Tensor:
     """Each term as so many observations with its own noise σ² = exp(s), after arXiv 1705.07115.
 
         L = Σ_i w_i (exp(−s_i) L_i + s_i / 2), returned as its summands
 
     The best s_i for a constant L_i is log(2 L_i): a term then weighs w_i / (2 L_i), whatever its size. So w_i is how
-    much a term is listened to; as a factor on L_i alone it would change nothing, since s_i would undo it. ``bound``
-    keeps |s_i| from growing without end where a loss goes to zero.
+    much a term is listened to; as a factor on L_i alone it would change nothing, since s_i would undo it.
 
     Args:
         losses: (terms,), each at least 0.
         weights: (terms,) w.
-        log_variances: (terms,) learned s.
+        log_variances: (terms,) learned s, to be kept within ``BOUND``.
     """
-    s = log_variances.clamp(-bound, bound)
-    return weights * ((-s).exp() * losses + s / 2)
+    return weights * ((-log_variances).exp() * losses + log_variances / 2)
 
 
 def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,8 +32,9 @@ def teacher_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
     A clip the teacher gets wrong teaches little; the likelihood p(label | clip, teacher) says how far to believe it.
     """
-    likelihood = (logits.softmax(1) * labels).sum(1)
-    return likelihood / likelihood.mean().clamp_min(EPSILON)
+    # as logarithms: where the teacher is sure and wrong of every clip, likelihoods vanish and their ratios do not
+    likelihood = (logits.log_softmax(1) + labels.log()).logsumexp(1)
+    return likelihood.softmax(0) * len(likelihood)
 
 
 def drawn_term(probabilities: Tensor, generator: torch.Generator) -> Tensor:

@@ -66,7 +66,7 @@ def coefficient_quantiles(coefficients: Tensor, count: int = 32) -> Tensor:
     of the distribution counts.
     """
     steps = (torch.arange(count, dtype=coefficients.dtype, device=coefficients.device) + 0.5) / count
-    scale = coefficients.square().mean().sqrt() + EPSILON
+    scale = (coefficients.square().mean() + EPSILON**2).sqrt()
     return torch.quantile(coefficients / scale, steps, dim=0)
 
 

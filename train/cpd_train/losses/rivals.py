@@ -1,6 +1,6 @@
 """Other ways to distil, in the same frame: what the method is measured against.
 
-A new one is one function here and one entry in ``cpd_train.terms.TERMS``.
+A new one is one function here, one entry in ``cpd_train.terms.TERMS``, and its weight in ``cpd.config.Distill``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd_train.losses.spectrum import to_one_grid, unit_distance
+from cpd_train.losses.spectrum import as_float, stage_pairs, unit_distance
 
 EPSILON = 1e-8
 
@@ -42,7 +42,7 @@ def dist(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         temperature: softens both.
 
     Returns:
-        (batch,), 0 to 4.
+        (batch,), 0 to 4 temperature².
     """
     ours, theirs = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
     between_classes = 1 - _correlation(ours, theirs)
@@ -59,7 +59,7 @@ def fitnet(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     Returns:
         (batch,), averaged over the stages.
     """
-    pairs = [to_one_grid(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)]
+    pairs = stage_pairs(student, teacher)
     return torch.stack([(ours - theirs).square().flatten(1).mean(1) for ours, theirs in pairs]).mean(0)
 
 
@@ -68,8 +68,7 @@ def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 
     Args and returns: as there, for attention maps (batch, frames, height, width).
     """
-    distances = [unit_distance(*to_one_grid(ours, theirs)) for ours, theirs in zip(student, teacher, strict=True)]
-    return torch.stack(distances).sum(0)
+    return torch.stack([unit_distance(*pair) for pair in stage_pairs(student, teacher)]).sum(0)
 
 
 def relational(student: Tensor, teacher: Tensor) -> Tensor:
@@ -95,16 +94,17 @@ def spatial_spectrum(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
         (batch,), summed over the stages, each scaled to unit length as ``spectrum_distillation`` does.
     """
     total = []
-    for ours, theirs in zip(student, teacher, strict=True):
-        pair = to_one_grid(ours, theirs)
-        amplitudes = [torch.fft.rfft2(maps.float(), norm="ortho").abs() for maps in pair]
+    for pair in stage_pairs(student, teacher):
+        amplitudes = [torch.fft.rfft2(as_float(maps), norm="ortho").abs() for maps in pair]
         total.append(unit_distance(*amplitudes))
     return torch.stack(total).sum(0)
 
 
 def _correlation(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Pearson correlation of corresponding rows, (rows,)."""
-    return F.cosine_similarity(ours - ours.mean(1, True), theirs - theirs.mean(1, True), dim=1, eps=EPSILON)
+    """Pearson correlation of corresponding rows, (rows,); 1 where both are constant."""
+    ours, theirs = ours - ours.mean(1, True), theirs - theirs.mean(1, True)
+    constant = (ours.norm(dim=1) < EPSILON) & (theirs.norm(dim=1) < EPSILON)
+    return torch.where(constant, 1.0, F.cosine_similarity(ours, theirs, dim=1, eps=EPSILON))
 
 
 def _distances(embeddings: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True, 
         (batch, bins, ...) with bins = frames // 2 + 1, one less without DC; complex has a trailing dimension of 2.
     """
     frames = signal.shape[1]
-    real = signal if signal.dtype == torch.float64 else signal.float()
+    real = as_float(signal)
     axes = {"time": (1,), "space-time": (-2, -1, 1)}[over]  # the last one is halved
     spectrum = torch.fft.rfftn(real, dim=axes, norm="ortho")
     mirrored = torch.full((spectrum.shape[1],), math.sqrt(2), dtype=signal.dtype, device=signal.device)
@@ -130,23 +130,35 @@ def spectrum_distillation(
         (batch,), 0 for identical signals.
 
     Raises:
-        TrainingError: another number of stages or frames.
+        TrainingError: another number of stages, clips, frames or channels.
     """
-    if len(student) != len(teacher):
-        raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
     total = torch.zeros(student[0].shape[0], dtype=student[0].dtype, device=student[0].device)
-    for ours, theirs in zip(student, teacher, strict=True):
-        if ours.shape[1] != theirs.shape[1]:
-            raise TrainingError(f"the student sees {ours.shape[1]} frames and the teacher {theirs.shape[1]}")
-        spectra = [temporal_spectrum(x, form, dc, over) for x in to_one_grid(ours, theirs)]
+    for pair in stage_pairs(student, teacher):
+        spectra = [temporal_spectrum(signal, form, dc, over) for signal in pair]
         total = total + _SCALES[scale](spectra[0], spectra[1], bin_weights)
     return total
 
 
-def to_one_grid(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Both signals averaged to the smaller of their (height, width)."""
-    size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
-    return pool_to(ours, size), pool_to(theirs, size)
+def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The signals of each stage, (..., height, width), both averaged to the smaller of their grids.
+
+    Raises:
+        TrainingError: they differ in more than their grids.
+    """
+    if len(student) != len(teacher):
+        raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
+    for ours, theirs in zip(student, teacher, strict=True):
+        names = ("clips", "frames", *(["channels"] if ours.dim() == 5 else []))
+        for name, our, their in zip(names, ours.shape, theirs.shape, strict=False):
+            if our != their:
+                raise TrainingError(f"the student has {our} {name} and the teacher {their}")
+        size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
+        yield pool_to(ours, size), pool_to(theirs, size)
+
+
+def as_float(signal: Tensor) -> Tensor:
+    """In float32, which transforms need; float64 stays."""
+    return signal if signal.dtype == torch.float64 else signal.float()
 
 
 def _by_clip(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:

@@ -88,11 +88,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...]) -> list[str]:
+def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...], as_it_is: bool = False) -> list[str]:
     """Copies weights from a checkpoint of any origin into a model.
 
     ImageNet weights in torchvision's names, published TSM checkpoints (``module.base_model.layer1.0.conv1.net.weight``,
     ``new_fc``) and checkpoints of ours load alike. A classifier made for other classes is left as it is.
+
+    Args:
+        model: whose weights are overwritten.
+        path: of the checkpoint.
+        labels: of the data.
+        as_it_is: the model will not be trained any more, so nothing may be missing or meant for other clips.
 
     Returns:
         The names of parameters the file does not hold: none, or those of the classifier.
@@ -102,13 +108,17 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...])
     """
     tensors, metadata = _read_weights(path)
     if METADATA_KEY in metadata:
-        theirs = tuple(json.loads(metadata[METADATA_KEY])["labels"])
+        description = json.loads(metadata[METADATA_KEY])
+        theirs = tuple(description["labels"])
         if theirs != labels:
             raise TrainingError(
                 f"{path}: was trained for other labels ({', '.join(theirs[:3])} …, {len(theirs)} in all; "
                 f"the data has {', '.join(labels[:3])} …, {len(labels)} in all)",
                 "name a checkpoint of the same classes",
             )
+        wrong = _other_use(description, model) if as_it_is else ""
+        if wrong:
+            raise TrainingError(f"{path}: was trained for another use: {wrong}", "say so in the pipeline, or train it")
     own = model.backbone.state_dict()
     renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
     classifier = {name for name in own if name.startswith(("fc.", "classifier."))}
@@ -125,8 +135,20 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...])
             "another shape)",
             "name the architecture the weights were made for",
         )
+    if as_it_is and missing:
+        raise TrainingError(f"{path}: has no {missing[0]} for {len(labels)} classes", "train it for at least one epoch")
     model.backbone.load_state_dict({**own, **{name: renamed[name] for name in own if name in renamed}})
     return missing
+
+
+def _other_use(description: dict[str, Any], model: VideoClassifier) -> str:
+    """What a checkpoint of ours was made for and a model is not; dropout is nothing that a finished model has."""
+    clip, theirs = ClipSpec.from_dict(description["clip"]), ModelSpec(**description["model"])
+    their = {**theirs.to_dict(), **clip.to_dict(), "dropout": 0}
+    our = {**model.spec.to_dict(), **model.clip.to_dict(), "dropout": 0}
+    return next(
+        (f"its {name} is {their[name]}, here it is {our[name]}" for name in their if their[name] != our[name]), ""
+    )
 
 
 def _own_name(name: str) -> str:
