@@ -35,6 +35,8 @@ class Result:
     seconds: float
     made: dict[str, str]
     """Commit, date and machine."""
+    settings: str = ""
+    """Digest of what the pipeline said but for its seed; empty in results older than this."""
 
     @property
     def right(self) -> Right:
@@ -75,30 +77,48 @@ def best_weight(results: Iterable[Result], method: str) -> float | None:
     return max(means, key=means.__getitem__) if means else None
 
 
-def difference(ours: Mapping[int, Right], theirs: Mapping[int, Right]) -> tuple[float, float, float] | None:
+def difference(
+    ours: Mapping[int, Right], theirs: Mapping[int, Right], groups: Sequence[str] = ()
+) -> tuple[float, float, float] | None:
     """Mean paired difference of top-1 with its 95 % bootstrap interval, over seeds and test clips both; fractions.
 
     Args:
-        ours, theirs: by seed; only seeds that both have are used.
+        ours, theirs: by seed; only seeds that both have are used. Where their test clips are not as many, each seed
+            has clips of its own, which are drawn within it.
+        groups: who each test clip is of; whole groups are drawn then, since clips of one person are alike. With few
+            groups such an interval is still somewhat too narrow.
     """
     shared = sorted(set(ours) & set(theirs))
     if not shared:
         return None
-    gaps = np.stack([ours[seed].astype(float) - theirs[seed] for seed in shared])
+    gaps = [ours[seed].astype(float) - theirs[seed] for seed in shared]
     rng = np.random.default_rng(0)
-    means = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        clips = rng.integers(gaps.shape[1], size=gaps.shape[1])
-        means[index] = gaps[rng.integers(len(shared), size=len(shared))].mean(0)[clips].mean()
+    seeds = drawn(rng, len(shared))
+    if len({len(gap) for gap in gaps}) == 1:
+        of = np.array(groups) if groups else np.arange(len(gaps[0]))
+        units = [np.flatnonzero(of == unit) for unit in np.unique(of)]
+        sums = np.stack([[gap[unit].sum() for unit in units] for gap in gaps])
+        times = drawn(rng, len(units))
+        means = (seeds @ sums * times).sum(1) / (times @ [len(unit) for unit in units]) / len(shared)
+    else:
+        within = np.stack([drawn(rng, len(gap)) @ gap / len(gap) for gap in gaps], 1)
+        means = (seeds * within).sum(1) / len(shared)
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(gaps.mean()), float(low), float(high)
+    return float(np.mean([gap.mean() for gap in gaps])), float(low), float(high)
 
 
-def table(results: Sequence[Result], order: Sequence[str]) -> str:
-    """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method.
+def drawn(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """(RESAMPLES, count): how often each of so many is drawn, with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+
+
+def table(results: Sequence[Result], order: Sequence[str], groups: Sequence[str] = ()) -> str:
+    """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method; the
+    last also with whole groups drawn, if those of the test clips are given.
 
     Where a method was trained with several weights, each has a row; others are compared with its latest.
     """
+    groups = groups if all(len(groups) == result.test_clips for result in results if result.kind == "final") else ()
     trained: dict[tuple[str, float], dict[int, Right]] = defaultdict(dict)
     weights: dict[str, float] = {}
     for result in results:
@@ -108,10 +128,9 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
     right = {method: trained[method, weight] for method, weight in weights.items()}
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
-    lines = [
-        "| loss | weight | seeds | test top-1 | way from CE to teacher | points over CE | over KD | method over it |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]  # fmt: skip
+    columns = ["loss", "weight", "seeds", "test top-1", "way from CE to teacher", "points over CE", "over KD"]
+    columns += ["method over it", *(["groups drawn"] if groups else [])]
+    lines = [f"| {' | '.join(columns)} |", f"|---|{'--:|' * (len(columns) - 1)}"]
     rows = [(method, weight) for method in order for name, weight in sorted(trained) if name == method]
     for method, weight in rows:
         mine = trained[method, weight]
@@ -126,10 +145,12 @@ def table(results: Sequence[Result], order: Sequence[str]) -> str:
                 ("ce", (mine, right.get("ce", {}))),
                 ("kd", (mine, right.get("kd", {}))),
                 ("method", (right.get("method", {}), mine)),
+                *([("method", (right.get("method", {}), mine, groups))] if groups else []),
             )
         )
         lines.append(f"| {method} | {weight:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |")
-    lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % | | | | |"] if teachers else []
+    blank = " |" * (len(columns) - 4)
+    lines += [f"| teacher | | {len(teachers)} | {100 * np.mean(teachers):.1f} % |{blank}"] if teachers else []
     return "\n".join(lines)
 
 

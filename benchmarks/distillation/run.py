@@ -15,6 +15,7 @@ not trained again. ``--seed`` divides the work between processes; methods of one
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import subprocess
@@ -31,6 +32,7 @@ from results import Result, append, best_weight, packed, read, search_table, tab
 from cpd.config import Distill, Pipeline
 from cpd.config_file import load_config
 from cpd.stages import run_pipeline
+from cpd_train.sources import find_clips
 
 HERE = Path(__file__).parent
 ALL = METHODS | FORMS
@@ -102,7 +104,7 @@ def final(
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
-    click.echo(table(read(runs.path), list(ALL)))
+    click.echo(table(read(runs.path), list(ALL), runs.test_groups()))
 
 
 @main.command()
@@ -127,8 +129,9 @@ def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) ->
 @set_option
 def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
-    results = read(Runs(pipeline, overrides).path)
-    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL))}")
+    runs = Runs(pipeline, overrides)
+    results = read(runs.path)
+    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL), runs.test_groups())}")
 
 
 class Runs:
@@ -141,6 +144,9 @@ class Runs:
         self.config = load_config(pipeline, overrides)
         self.path = recorded(self.config.name)
         self.made = made_by()
+        self.settings = settings_of(self.config)
+        if any(one.settings not in ("", self.settings) for one in read(self.path)):
+            raise click.ClickException(f"{self.path} holds results of other settings: give these a --set name=... too")
         self.memory: tuple[int, Any] = (-1, None)
 
     def bring(self, kind: str, method: str, weight: float, seed: int) -> None:
@@ -165,12 +171,18 @@ class Runs:
             learned_weights=[row["learned_weights"] for row in rows if "learned_weights" in row],
             seconds=round(time.perf_counter() - began, 1),
             made=self.made,
+            settings=self.settings,
             **(tested(run_dir / "student/test_logits.npz") if kind == "final" else {"test_right": "", "test_clips": 0}),
         )  # fmt: skip
         append(self.path, result)
         told = [f"validation {result.validation_score:.1%}"] if result.validation else []
         told += [f"test {result.right.mean():.1%}"] if kind == "final" else []
         click.echo(f"{kind} {method} {weight:g} seed {seed}: {', '.join(told)} ({result.seconds:.0f} s)")
+
+    def test_groups(self) -> list[str]:
+        """Who each test clip is of, where the list says so."""
+        found = [] if self.config.data.rendered else find_clips(self.config.data)
+        return [clip.group for clip in found if clip.split == "test"]
 
     def of(self, seed: int) -> Pipeline:  # noqa: ARG002  # one for all seeds, but where a fold has its own
         """The pipeline whose data and teacher a seed uses."""
@@ -190,6 +202,7 @@ class Runs:
             learned_weights=[],
             seconds=round(sum(row["seconds"] for row in rows), 1),
             made=self.made,
+            settings=self.settings,
             **tested(folder / "test_logits.npz"),
         )  # fmt: skip
         append(self.path, result)
@@ -252,6 +265,15 @@ def tested(logits: Path) -> dict[str, Any]:
     with np.load(logits) as kept:
         right = kept["logits"].argmax(1) == kept["labels"]
     return {"test_right": packed(right), "test_clips": len(right)}
+
+
+def settings_of(config: Pipeline) -> str:
+    """Digest of what a training depends on besides its method and seed."""
+    parts = config.model_dump(mode="json", include={"clip", "augment", "teacher", "student", "distill", "data"})
+    parts["data"] = {key: value for key, value in parts["data"].items() if key not in ("list", "folder", "root")}
+    for section in ("data", "distill"):
+        del parts[section]["cache_gb"]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def made_by() -> dict[str, str]:

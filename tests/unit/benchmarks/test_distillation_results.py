@@ -61,6 +61,24 @@ def test_the_interval_is_paired_over_seeds_and_clips(results):
     assert results.difference({0: clips}, {1: clips}) is None
 
 
+def test_an_interval_over_people_is_wider_where_people_differ(results):
+    """Two of four people gain, two lose nothing: over people that could be chance, over clips it could not."""
+    worse, people = np.zeros(400, bool), np.repeat(["a", "b", "c", "d"], 100)
+    better = dict.fromkeys(range(3), (people == "a") | (people == "b"))
+    same = dict.fromkeys(range(3), worse)
+    clips, whole = results.difference(better, same), results.difference(better, same, people.tolist())
+    assert clips[0] == whole[0] == 0.5
+    assert clips[1] > 0.4
+    assert whole[1] == 0
+
+
+def test_folds_of_unequal_size_count_alike(results):
+    ours = {0: np.ones(10, bool), 1: np.ones(40, bool)}
+    theirs = {0: np.ones(10, bool), 1: np.zeros(40, bool)}
+    mean, low, high = results.difference(ours, theirs)
+    assert (mean, low, high) == (0.5, 0, 1)
+
+
 def test_the_table_shows_the_way_to_the_teacher(results):
     rows = [
         result_of(results, method="ce", right=[True, False, False, False]),
