@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ METADATA_ERRORS = "replace"
 """Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
 PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
 """Formats that name other files to play."""
+MAX_PIXELS = 1 << 26
+"""Of a frame as it is decoded: larger ones would take hundreds of MB each."""
 
 
 Decoder = Literal["cpu", "nvdec"]
@@ -59,12 +62,17 @@ def open_file(path: Path, decoder: Decoder = "cpu") -> Iterator[tuple[InputConta
     elif status.st_size == 0:
         raise VideoError(f"{path}: is empty")
     else:
-        name, form, options = f"file:{path}", None, {"protocol_whitelist": "file"}
+        # A format is refused before its header is read, and so before a playlist has opened anything.
+        options = {"protocol_whitelist": "file", "format_whitelist": _formats(), "pattern_type": "none"}
+        name, form = f"file:{path}", None
     failure = f"{path}: cannot be opened as a video"
     with _opened(name, failure, decoder, format=form, container_options=options) as container:
-        if container.format.name in PLAYLISTS:
-            raise VideoError(f"{path}: is a playlist ({container.format.name}), not a video")
         yield container, first_video_stream(container, str(path), decoder)
+
+
+@lru_cache(maxsize=1)
+def _formats() -> str:
+    return ",".join(sorted(av.formats_available - PLAYLISTS))
 
 
 @contextmanager
@@ -85,10 +93,10 @@ def open_live(name: str, decoder: Decoder = "cpu") -> Iterator[tuple[InputContai
 
 
 def first_video_stream(container: InputContainer, name: str, decoder: Decoder = "cpu") -> VideoStream:
-    """The first stream of moving pictures that can be decoded here; cover pictures are passed over.
+    """The first stream of moving pictures; cover pictures are passed over.
 
     Raises:
-        VideoError: there is none, or the GPU does not decode it though it was asked to.
+        VideoError: there is none, nothing here decodes it, the GPU does not though it was asked to, or it is too large.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
@@ -98,8 +106,10 @@ def first_video_stream(container: InputContainer, name: str, decoder: Decoder = 
         raise VideoError(f"{name}: no decoder for its video stream")
     if decoder == "nvdec" and not stream.codec_context.is_hwaccel:
         raise VideoError(f"{name}: NVDEC does not read {stream.codec_context.name}", "use --decoder cpu")
-    large = stream.codec_context.width * stream.codec_context.height >= FRAME_THREADS_FROM_PIXELS
-    stream.thread_type = "AUTO" if large else "NONE"
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(f"{name}: frames of {width}x{height} pixels are too large to be decoded here")
+    stream.thread_type = "AUTO" if width * height >= FRAME_THREADS_FROM_PIXELS else "NONE"
     return stream
 
 
@@ -109,6 +119,8 @@ def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> Input
         hardware, failure = HWAccel("cuda", allow_software_fallback=False), f"{failure} with NVDEC"
     try:
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
+    except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on its list
+        raise VideoError(f"{failure}: it is damaged, or of a format that is not read here, as playlists are") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{failure}: {reason(error)}") from error
     except RuntimeError as error:  # PyAV's, of a file without a stream that the hardware reads

@@ -157,7 +157,8 @@ def duration_s(path: Path) -> float:
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
         if container.duration is not None:
-            return container.duration / av.time_base
+            start = container.start_time or 0  # Matroska counts from zero, not from its first frame
+            return (container.duration - (start if 0 < start < container.duration else 0)) / av.time_base
     times = probe(path).times_s
     return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cpd.errors import CpdError
+from cpd_serve.options import POSITIVE, Amount, check_sources, printable
 
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
     from cpd.container import Decoder
+
+
+MAX_VIEWS = 1000
 
 
 def main() -> None:
@@ -28,9 +32,9 @@ def main() -> None:
 @click.argument("videos", nargs=-1, metavar="[SOURCE]...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a clip, one line each.")
 @click.option("--top-k", default=5, show_default=True, type=click.IntRange(min=1), help="Labels to print.")
-@click.option("--views", default=1, show_default=True, type=click.IntRange(min=1),
+@click.option("--views", default=1, show_default=True, type=click.IntRange(1, MAX_VIEWS),
               help="Look at this many equal parts of each video and average.")  # fmt: skip
-@click.option("--timeline", "part_s", type=click.FloatRange(min=0.1), metavar="SECONDS",
+@click.option("--timeline", "part_s", type=Amount(min=0.1), metavar="SECONDS",
               help="Also label each part of about so many seconds.")  # fmt: skip
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
 @click.option("--decoder", default="cpu", show_default=True, type=click.Choice(["cpu", "nvdec"]),
@@ -39,17 +43,17 @@ def main() -> None:
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+@click.option("--timeout", "timeout_s", type=POSITIVE, metavar="SECONDS",
               help="Give a video up that takes longer.  [default: 600 with several workers]")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print where the time went.")
 @click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
-@click.option("--window", "window_s", default=2.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+@click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE,
               help="With --stream: seconds of video that an answer looks at.")  # fmt: skip
-@click.option("--stride", "stride_s", default=0.5, show_default=True, type=click.FloatRange(min=0, min_open=True),
+@click.option("--stride", "stride_s", default=0.5, show_default=True, type=POSITIVE,
               help="With --stream: seconds between answers, of a model that takes whole clips.")  # fmt: skip
-@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=click.FloatRange(min=0),
+@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=Amount(),
               help="With --stream: seconds over which answers are averaged.")  # fmt: skip
-@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=click.FloatRange(min=0),
+@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(),
               help="With --stream: seconds that a network stream which broke off may stay away.")  # fmt: skip
 @click.version_option(package_name="cpd")
 def label_command(
@@ -67,8 +71,7 @@ def label_command(
     cpd-serve http --help
     """
     sources = (*named, *videos)
-    if not sources:
-        raise click.UsageError("name a video: --video FILE")
+    check_sources(engine, sources, stream)
     try:
         if stream:
             from cpd_serve.watching import Manner, watch
@@ -82,6 +85,11 @@ def label_command(
             question = Question(top_k, views, part_s, decoder)
             code = label(engine, sources, provider, rebuild, question, workers, timeout_s, as_json, explain)
     except CpdError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # of what is printed: the disk that it goes to is full
+        click.echo(f"error: the answers cannot be written: {(error.strerror or str(error)).lower()}", err=True)
+        code = 1
     sys.exit(code)

@@ -13,6 +13,7 @@ from cpd_serve.batch import label_videos
 from cpd_serve.cuda_driver import check_decoder
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer, Question
+from cpd_serve.options import printable
 from cpd_serve.rebuilding import open_engine
 from cpd_serve.runner import Runner, usable_cpus
 
@@ -46,7 +47,7 @@ def label(
         for answer in answers_of(runner, videos, workers, question, timeout_s):
             failed |= bool(answer.error)
             if answer.error:
-                click.echo(f"error: {answer.error}", err=True)
+                click.echo(f"error: {printable(answer.error)}", err=True)
             if as_json:
                 click.echo(json.dumps(answer.to_dict(runner, explain)))
             elif not answer.error:
@@ -77,7 +78,7 @@ def answers_of(
 
 def as_text(answer: Answer, runner: Runner, explain: bool) -> str:
     """The lines printed for one answer."""
-    lines = [answer.video]
+    lines = [printable(answer.video)]
     lines += [f"  {probability:6.1%}  {name}" for name, probability in answer.predictions]
     lines += [
         f"  {part.start_s:7.1f} to {part.end_s:.1f} s  {part.probability:6.1%}  {part.label}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cpd_serve.labelling import PARTS, Answer, Question, try_label_video
+from cpd_serve.orphans import end_with_parent
 from cpd_serve.runner import Runner
 
 CPU = "CPUExecutionProvider"
@@ -136,6 +137,7 @@ class Worker:
 
 
 def _work(connection: Connection, ours: Sequence[Connection], runner: Runner, question: Question) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     for other in ours:
         other.close()

@@ -7,6 +7,7 @@ import sys
 import click
 
 from cpd.errors import CpdError
+from cpd_serve.options import POSITIVE, printable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,11 +19,11 @@ from cpd.errors import CpdError
 @click.option(
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
 )
-@click.option("--max-upload-mb", default=64.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--max-upload-mb", default=64.0, show_default=True, type=POSITIVE)
 @click.option("--max-duration", "duration_s", default=600.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True), help="Seconds of video in a clip.")  # fmt: skip
+              type=POSITIVE, help="Seconds of video in a clip.")  # fmt: skip
 @click.option("--timeout", "label_s", default=60.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True), help="Seconds to label a clip in.")  # fmt: skip
+              type=POSITIVE, help="Seconds to label a clip in.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
 def http(
     engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
@@ -42,5 +43,5 @@ def http(
     try:
         serve(engine, provider, rebuild, host, port, workers, limits)
     except CpdError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -35,13 +35,15 @@ def serve(
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
     try:
-        listener = socket.create_server((host, port), backlog=CONNECTIONS)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
         raise CpdError(f"cannot listen on {host}:{port}: {reason}", "choose another --host or --port") from error
     with listener:
         address, port = listener.getsockname()[:2]
-        click.echo(f"{engine} on {runs_on}, {workers} workers: http://{address}:{port}")
+        where = f"[{address}]" if ":" in address else address
+        click.echo(f"{engine} on {runs_on}, {workers} workers: http://{where}:{port}")
         config = uvicorn.Config(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
             log_level="warning", access_log=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=5,

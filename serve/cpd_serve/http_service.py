@@ -111,7 +111,8 @@ class Service:
             with tempfile.NamedTemporaryFile(prefix="cpd-serve-") as file:
                 await self._receive(request, file)
                 answer = await self.pool.label(asked | {"path": file.name})
-            self.metrics.observe(answer)
+            if "error" not in answer:
+                self.metrics.observe(answer)
             response = JSONResponse(answer, 422 if "error" in answer else 200)
         except RefusedError as error:
             await self._drain(request)
@@ -155,21 +156,20 @@ class Service:
                     if received > limit:
                         raise RefusedError(413, f"the clip is larger than {limit} bytes")
                     file.write(chunk)
+            file.flush()
         except TimeoutError:
             raise RefusedError(408, f"the clip took longer than {self.limits.upload_s:g} s to arrive") from None
-        file.flush()
+        except OSError as error:
+            raise RefusedError(507, f"the clip cannot be kept: {(error.strerror or str(error)).lower()}") from None
         if received == 0:
             raise RefusedError(400, "the body is empty: send the clip as it is, curl --data-binary @clip.mp4")
 
     async def _drain(self, request: Request) -> None:
         """Reads on for a while: a connection closed on a client that still sends loses the answer on its way."""
-        received = 0
         with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: all of it was read
             async with asyncio.timeout(DRAIN_S):
-                async for chunk in request.stream():
-                    received += len(chunk)
-                    if received > self.limits.upload_bytes:
-                        break
+                async for _ in request.stream():
+                    pass
 
     def _count_restart(self) -> None:
         self.metrics.restarts.inc()
@@ -186,7 +186,7 @@ def question(request: Request) -> dict[str, Any]:
     Raises:
         RefusedError: something that cannot be.
     """
-    if request.headers.get("content-type", "").startswith("multipart/"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise RefusedError(415, "send the clip as the body, not as a form: curl --data-binary @clip.mp4")
     values = request.query_params
     unknown = sorted(set(values) - {"top_k", "views", "timeline", "name"})
@@ -195,10 +195,21 @@ def question(request: Request) -> dict[str, Any]:
     part_s = number(values.get("timeline"), "timeline", 0.1, 3600.0)
     return {
         "name": Path(values.get("name", "clip")).name[:200] or "clip",
-        "top_k": int(number(values.get("top_k", "5"), "top_k", 1, 1000) or 5),
-        "views": int(number(values.get("views", "1"), "views", 1, MAX_VIEWS) or 1),
+        "top_k": whole(values.get("top_k", "5"), "top_k", 1000),
+        "views": whole(values.get("views", "1"), "views", MAX_VIEWS),
         "part_s": part_s,
     }
+
+
+def whole(text: str, name: str, high: int) -> int:
+    """A whole number from 1.
+
+    Raises:
+        RefusedError: it is not one, or out of range.
+    """
+    if not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= high):
+        raise RefusedError(400, f"{name} must be a whole number from 1 to {high}, got {text[:40]!r}")
+    return int(text)
 
 
 def number(text: str | None, name: str, low: float, high: float) -> float | None:

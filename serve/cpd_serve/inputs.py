@@ -21,11 +21,12 @@ def expand(sources: Iterable[str]) -> Iterator[Path]:
     """
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        # os.path's questions are answered no where Path's raise: without permission, of names that are too long
+        if os.path.isdir(source):  # noqa: PTH112
             yield from _videos_below(path) or [path]
-        elif not path.exists() and glob.has_magic(source):
-            matches = map(Path, glob.glob(source, recursive=True))  # noqa: PTH207  # the pattern may be absolute
-            yield from sorted((match for match in matches if match.is_file()), key=_order) or [path]
+        elif not os.path.exists(source) and glob.has_magic(source):  # noqa: PTH110
+            matches = glob.glob(source, recursive=True)  # noqa: PTH207  # the pattern may be absolute
+            yield from sorted((Path(match) for match in matches if os.path.isfile(match)), key=_order) or [path]  # noqa: PTH113
         else:
             yield path
 

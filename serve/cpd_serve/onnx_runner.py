@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
-from cpd.onnx_file import manifest_of
+from cpd.onnx_file import manifest_of, read_onnx
 from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Frames, Logits, check_frames, usable_cpus
 
@@ -37,7 +37,7 @@ FATAL_ONLY = 4
 def load(path: Path, provider: str | None = None, threads: int | None = None) -> OnnxRunner:
     """Loads an ONNX file; see ``cpd_serve.runner.open_runner``."""
     provider = choose_provider(provider)
-    data = path.read_bytes()
+    data = read_onnx(path)
     manifest = manifest_of(data, str(path))
     if provider in ON_CUDA and not manifest.streaming:
         from cpd_serve.cuda_onnx import load_on_device
@@ -65,9 +65,12 @@ def open_session(
     """
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
+    options = session_options(threads)
+    if provider not in SHORT_NAMES.values():  # one that is listed may yet leave all of a graph to the CPU, unsaid
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
-            data, session_options(threads), providers=[(name, dict(options)) for name, options in providers.items()]
+            data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
         )
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
         raise EngineError(f"{path}: cannot be loaded: {reason(error)}", "export it again") from error

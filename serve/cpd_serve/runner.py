@@ -72,7 +72,7 @@ def open_runner(path: str | Path, provider: str | None = None, threads: int | No
     load = LOADERS.get(path.suffix)
     if load is None:
         raise EngineError(f"{path}: not a model that can be served", f"name a {' or '.join(LOADERS)} file")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises where the name is too long or nothing may be read
         raise EngineError(f"{path}: no such file", "export it with cpd-pipeline run")
     return load(path, provider, threads)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,8 +28,13 @@ WAITING_FRAMES = 8
 """Frames of a stream that wait for the model. More would only be older when their turn comes."""
 RETRY_S = (1.0, 30.0)
 """Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
+STEP_BACK_S = 1.0
+"""A stream whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 STOP_S = 1.0
 """How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
+
+
+LOCAL = "file://"
 
 
 class TimedFrame(NamedTuple):
@@ -151,7 +158,7 @@ class Source:
             wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
-        scaler = Scaler()
+        scaler, before_s = Scaler(), -math.inf
         try:
             for index, frame in enumerate(container.decode(stream)):
                 if self._lost_since_s is not None:
@@ -159,7 +166,9 @@ class Source:
                     self._put(Back(monotonic() - self._lost_since_s))
                     self._lost_since_s = None
                 pixels = np.ascontiguousarray(fit(frame, self._spec, scaler))
-                self._put(TimedFrame(time_s(frame, index, stream), pixels))
+                at_s = time_s(frame, index, stream)
+                before_s = before_s if 0 < before_s - at_s <= STEP_BACK_S else at_s
+                self._put(TimedFrame(before_s, pixels))
                 if self._stopped:
                     return
         except (av.FFmpegError, MemoryError) as error:
@@ -222,8 +231,10 @@ def open_sources(
 
 def is_live(name: str) -> bool:
     """Whether frames come at their own pace: from a camera or the network."""
-    return "://" in name or name.isdecimal() or name.startswith("/dev/")
+    if "://" in name:
+        return not name.startswith(LOCAL)
+    return name.startswith("/dev/video") or (name.isdecimal() and not os.path.exists(name))  # noqa: PTH110
 
 
 def _open(name: str, decoder: Decoder) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
-    return open_live(name, decoder) if is_live(name) else open_file(Path(name), decoder)
+    return open_live(name, decoder) if is_live(name) else open_file(Path(name.removeprefix(LOCAL)), decoder)

@@ -228,7 +228,9 @@ class Labeller(Generic[V]):
         """The answer to a stream that ended before its first, from the frames there were."""
         if stream.answers or not stream.view.has_more():
             return None
+        start_s = perf_counter()
         ((_, change),) = self._answer([(stream, time_s)])
+        self.busy_s += perf_counter() - start_s
         return change
 
     def _answer(self, due: Sequence[tuple[Labelled[V], float]]) -> list[tuple[Labelled[V], Change]]:

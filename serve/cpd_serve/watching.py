@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from cpd.container import Decoder
 from cpd.errors import CpdError
 from cpd.onnx_file import read_onnx_manifest
 from cpd_serve.cuda_driver import check_decoder
+from cpd_serve.options import printable
 from cpd_serve.rebuilding import open_engine
 from cpd_serve.runner import Runner
 from cpd_serve.sources import Back, Ended, Lost, Source, TimedFrame, open_sources
@@ -107,7 +109,7 @@ class Watched:
         """Prints the summary, and on stderr what went wrong."""
         self.ended, self.failed = True, reason not in ("", "interrupted")
         if self.failed:
-            click.echo(f"error: {reason}", err=True)
+            click.echo(f"error: {printable(reason)}", err=True)
         elapsed_s, busy_s = perf_counter() - self._start_s, self._labeller.busy_s
         self._emit("end", reason=reason, frames=self._source.frames, dropped=self._source.dropped,
                    reconnects=self._source.reconnects, answers=self.stream.answers, seconds=elapsed_s,
@@ -125,7 +127,7 @@ def streaming_twin(path: Path) -> Path:
         EngineError: the one or the other cannot be read.
     """
     twin = path.with_suffix(TWIN)
-    if path.suffix != ".onnx" or path.name.endswith(TWIN) or not (path.is_file() and twin.is_file()):
+    if path.suffix != ".onnx" or path.name.endswith(TWIN) or not all(map(os.path.isfile, (path, twin))):
         return path
     whole, other = read_onnx_manifest(path), read_onnx_manifest(twin)
     same = ("checkpoint_sha256", "precision", "labels", "clip")

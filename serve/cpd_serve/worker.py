@@ -19,11 +19,13 @@ from typing import Any
 from cpd.errors import CpdError, VideoError
 from cpd.video import duration_s
 from cpd_serve.labelling import PARTS, Answer, Question, label_video
+from cpd_serve.orphans import end_with_parent
 from cpd_serve.runner import Runner, open_runner
 
 
 def main(engine: str, provider: str | None) -> None:
     """Answers every line of stdin until it ends."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to stderr, not between the answers
     try:

@@ -72,7 +72,7 @@ class WorkerPool:
     @property
     def ready(self) -> bool:
         """Whether a clip sent now would find a process, at once or after those that wait."""
-        return bool(self._alive)
+        return any(process.returncode is None for process in self._alive)
 
     @property
     def busy(self) -> int:
@@ -91,6 +91,9 @@ class WorkerPool:
         self.waiting += 1
         try:
             process = await self._idle.get()
+            while process.returncode is not None:  # it died while nobody needed it, which is no clip's fault
+                self._replace_soon(process)
+                process = await self._idle.get()
         finally:
             self.waiting -= 1
         answered = False
@@ -105,13 +108,16 @@ class WorkerPool:
             if answered:
                 self._idle.put_nowait(process)
             else:
-                task = asyncio.create_task(self._replace(process))
-                self._replacing.add(task)
-                task.add_done_callback(self._replacing.discard)
+                self._replace_soon(process)
         if not answered:
             raise WorkerLostError(f"{asked['name']}: crashed the decoder")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _replace_soon(self, process: Process) -> None:
+        task = asyncio.create_task(self._replace(process))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
 
     async def _replace(self, process: Process) -> None:
         await self._end(process)

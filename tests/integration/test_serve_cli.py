@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -112,6 +113,14 @@ def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None
         (["--engine", "colours.onnx", "--video", "x.mp4", "--provider", "cuda"], 1, "error: onnxruntime has no CUDA"),
         (["--engine", "colours.trt", "--video", "x.mp4"], 1, "cpd-serve --rebuild builds it anew from colours.onnx)\n"),
         (["--engine", "colours.onnx", "--video", "x.mp4", "--top-k", "0"], 2, "0 is not in the range"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--timeline", "nan"], 2, "nan is not a number"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--timeout", "inf"], 2, "inf is not in the range"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--views", "200000"], 2, "200000 is not in the range"),
+        (["--engine", "colours.onnx", "--video", ""], 2, "the name of a video is empty"),
+        (["--engine", "", "--video", "x.mp4"], 2, "--engine is empty"),
+        (["--engine", "colours.onnx", "rtsp://camera/1"], 2, "the address of a stream needs --stream"),
+        (["--engine", "colours.onnx", "a" * 300], 1, "File name too long"),
+        (["--engine", "a" * 300 + ".onnx", "--video", "x.mp4"], 1, "no such file"),
     ],
 )
 def test_mistakes_give_one_line_and_their_exit_code(
@@ -293,3 +302,35 @@ def endless_http(data: bytes, rounds: int = 1 << 30) -> Iterator[str]:
         finally:
             done.set()
             server.shutdown()
+
+
+def test_a_worker_ends_with_its_parent_even_in_a_decoder_that_hangs(
+    colour_model: Path, red: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(200):
+        (many / f"{number}.webm").symlink_to(red)
+    command = [*SERVE, "--engine", str(colour_model), str(many), "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGSTOP)
+        process.kill()
+        process.communicate(timeout=30)  # returns when nobody holds its output any more: neither does a child
+    assert len(children) == 2
+
+
+def test_the_disk_that_answers_go_to_may_be_full(colour_model: Path, red: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*SERVE, "--engine", str(colour_model), str(red)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "error: the answers cannot be written: no space left on device\n"
+
+
+def test_a_name_with_a_line_break_is_one_line(colour_model: Path) -> None:
+    result = serve("--engine", colour_model, "two\nlines.mp4")
+    assert result.stderr == "error: two\\nlines.mp4: no such file\n"

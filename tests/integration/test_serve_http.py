@@ -134,8 +134,8 @@ def test_a_timeline_comes_back(server: Server, write_video: WriteVideo) -> None:
         ("/label?name=a.mp4", b"", {}, 400, "the body is empty"),
         ("/label", b"x" * 600_000, {}, 413, "larger than 500000 bytes"),
         ("/label", b"x", {"Content-Type": "multipart/form-data; boundary=x"}, 415, "send the clip as the body"),
-        ("/label?top_k=0", b"x", {}, 400, "top_k must be a number from 1 to 1000, got '0'"),
-        ("/label?views=many", b"x", {}, 400, "views must be a number"),
+        ("/label?top_k=0", b"x", {}, 400, "top_k must be a whole number from 1 to 1000, got '0'"),
+        ("/label?views=many", b"x", {}, 400, "views must be a whole number"),
         ("/label?timeline=nan", b"x", {}, 400, "timeline must be a number"),
         ("/label?topk=1", b"x", {}, 400, "unknown in the query: topk"),
     ],
@@ -246,6 +246,16 @@ def test_a_crashed_worker_is_replaced(engine: Path, red: bytes) -> None:
         assert answer.json["error"] == "clip: crashed the decoder"
         wait_until(lambda: server.ask("/label", red).status == 200)
         assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
+
+
+def test_a_worker_that_dies_idle_costs_no_clip_its_answer(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "2") as server:
+        before = server.workers()
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.ask("/ready").status == 503)
+        assert server.ask("/label", red).status == 200
+        wait_until(lambda: b"cpd_worker_restarts_total 2.0" in server.ask("/metrics").body or server.ask("/label", red))
 
 
 def test_a_clip_that_hangs_is_given_up(engine: Path, red: bytes) -> None:

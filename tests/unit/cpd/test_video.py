@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cpd import packets, video
+from cpd import container, packets, video
 from cpd.clip import ClipSpec, segment_indices
 from cpd.container import open_file
 from cpd.errors import VideoError
@@ -227,6 +228,53 @@ def test_a_playlist_of_files_is_refused(write_video: WriteVideo, tmp_path: Path)
     path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{segment.name}\n#EXT-X-ENDLIST\n")
     with pytest.raises(VideoError, match=r"clip\.mp4: "):
         video.read_clip(path, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("clip.mp4", "ffconcat version 1.0\nfile pipe.ts\n"),
+        ("clip.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npipe.ts\n"),
+    ],
+)
+def test_a_playlist_opens_nothing_before_it_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    os.mkfifo(tmp_path / "pipe.ts")  # whoever opened it would wait for ever
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists are"):
+        video.read_clip(tmp_path / name, SPEC)
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(write_video: WriteVideo, tmp_path: Path) -> None:
+    for name, level in (("a%d.jpg", 200), ("a1.jpg", 20)):
+        picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+        encoder = av.CodecContext.create("mjpeg", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = 32, 32, "yuvj420p"
+        encoder.time_base = Fraction(1, 25)
+        data = b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
+        (tmp_path / name).write_bytes(data)
+    assert video.read_clip(tmp_path / "a%d.jpg", SPEC).mean() > 150
+
+
+def test_a_frame_that_would_take_all_memory_is_refused(
+    write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(ramp(4))
+    monkeypatch.setattr(container, "MAX_PIXELS", 100)
+    with pytest.raises(VideoError, match=r"frames of \d+x\d+ pixels are too large"):
+        video.read_clip(path, SPEC)
+
+
+def test_a_late_start_is_no_duration(write_video: WriteVideo, tmp_path: Path) -> None:
+    late = tmp_path / "late.mkv"
+    with av.open(str(write_video(ramp(26), "libx264"))) as source, av.open(str(late), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.pts += int(700 / packet.time_base)
+                packet.dts += int(700 / packet.time_base)
+                packet.stream = stream
+                copy.mux(packet)
+    assert video.duration_s(late) == pytest.approx(26 / 25, abs=0.1)
 
 
 def test_a_playlist_cannot_make_the_server_call_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -73,6 +74,14 @@ def test_frames_of_another_form_are_refused(colour_model: Path, frames: np.ndarr
 @pytest.mark.parametrize("name", ["cuda", "CUDAExecutionProvider", "tensorrt", "NoSuchProvider"])
 def test_a_provider_that_is_not_here_is_an_error(colour_model: Path, name: str) -> None:
     with pytest.raises(EngineError, match=r"onnxruntime has no .*Provider here, only .*CPUExecutionProvider"):
+        open_runner(colour_model, provider=name)
+
+
+def test_a_provider_that_leaves_the_work_to_the_cpu_is_an_error(colour_model: Path) -> None:
+    name = "AzureExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {name}")
+    with pytest.raises(EngineError, match=r"cannot be loaded: .*fallback"):
         open_runner(colour_model, provider=name)
 
 

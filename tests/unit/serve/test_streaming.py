@@ -21,7 +21,7 @@ from cpd.manifest import METADATA_KEY, Manifest
 from cpd_serve import sources as sources_module
 from cpd_serve.runner import Runner, open_runner
 from cpd_serve.sources import WAITING_FRAMES, Back, Ended, Item, Lost, Source, Sources, TimedFrame, open_sources
-from cpd_serve.streaming import MAX_FRAMES_A_SEGMENT, ByFrame, Change, Labeller, SlidingWindow, Smoother
+from cpd_serve.streaming import MAX_FRAMES_A_SEGMENT, ByFrame, ByWindow, Change, Labeller, SlidingWindow, Smoother
 from cpd_serve.watching import Manner, labeller_of, streaming_twin
 
 SPEC = ClipSpec(frames=4, resize=32, crop=(32, 32))
@@ -88,6 +88,43 @@ def test_a_clock_that_jumps_starts_the_window_anew() -> None:
     assert again.index(True) == 16
     later = [window.push(frame) for frame in numbered(17, start_s=1000.0)]
     assert later.index(True) == 16
+
+
+def test_times_that_step_back_a_little_do_not_start_a_stream_anew(
+    write_video: WriteVideo, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg guesses the times of B-frames that AVI does not store."""
+    path = write_video(np.full((50, 32, 48, 3), (240, 0, 0), np.uint8))
+    guessed = [0.04 * (index + (2 if index % 3 == 1 else 0)) for index in range(50)]
+    monkeypatch.setattr(sources_module, "time_s", lambda frame, index, stream: guessed[index])
+    with open_runner(colour_model) as runner:
+        labeller = Labeller(ByWindow(runner, 0.5, 0.25), runner.manifest.labels, 0.0)
+        stream = labeller.add()
+        with open_sources([str(path)], runner.manifest.clip) as opened:
+            for taken in opened.rounds():
+                frames = [item for _, item in taken if isinstance(item, TimedFrame)]
+                labeller.push([(stream, frame) for frame in frames])
+    assert stream.answers == 7, "half a second, then every quarter until 2.0 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "live"),
+    [
+        ("/dev/video0", True),
+        ("0", True),
+        ("rtsp://camera/1", True),
+        ("/dev/shm/a.avi", False),
+        ("file:///a.avi", False),
+    ],
+)
+def test_what_comes_at_its_own_pace(name: str, live: bool) -> None:
+    assert sources_module.is_live(name) == live
+
+
+def test_a_file_that_is_called_like_a_camera_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "7").touch()
+    assert not sources_module.is_live("7")
 
 
 def test_smoothing_is_exponential_in_time() -> None:

@@ -1,0 +1,48 @@
+"""What the commands' options may be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+MOST = 1e6
+"""Of any number of seconds or megabytes: what waits for longer overflows the clocks it waits by."""
+
+
+class Amount(click.FloatRange):
+    """A finite number in a range; click's own lets ``nan`` through."""
+
+    def __init__(self, min: float = 0.0, min_open: bool = False) -> None:  # as click names it
+        super().__init__(min=min, max=MOST, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+POSITIVE = Amount(min_open=True)
+
+
+def check_sources(engine: str, sources: tuple[str, ...], stream: bool) -> None:
+    """Refuses what a command line cannot mean.
+
+    Raises:
+        click.UsageError: an empty name, as an unset variable leaves it, or a stream's address without --stream.
+    """
+    if not engine:
+        raise click.UsageError("--engine is empty")
+    if not sources:
+        raise click.UsageError("name a video: --video FILE")
+    if not all(sources):
+        raise click.UsageError("the name of a video is empty")
+    if not stream and any("://" in source for source in sources):
+        raise click.UsageError("the address of a stream needs --stream")
+
+
+def printable(text: str) -> str:
+    """In one line of any terminal: what is not printable, as a file's name may hold, is written as Python escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
