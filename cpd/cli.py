@@ -38,8 +38,11 @@ class Commands(click.Group):
                 raise
             click.echo(f"error: {package} is not installed ({INSTALL})", err=True)
             sys.exit(1)
-        except PermissionError as error:
-            click.echo(f"error: {error.filename}: permission denied", err=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{(error.strerror or str(error)).lower()}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: the next run continues where this one stopped", err=True)
@@ -129,7 +132,7 @@ def status(config: Path, overrides: tuple[str, ...], output: str | None) -> None
 def export(config: Path, repository: Path, overrides: tuple[str, ...], output: str | None) -> None:
     """Add the exported students of a run to a model repository of Triton Inference Server.
 
-    
+    \b
     Example:
       cpd-pipeline export pipeline.yaml --triton models/
     """

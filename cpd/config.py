@@ -14,9 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 1e9
+"""Of any number: larger ones overflow somewhere in the libraries that take them."""
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=int(MOST))]
 
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -154,6 +156,12 @@ class Augment(Section):
     erase: Fraction = Field(
         0.0, description="Share of clips in which a rectangle of a fifth to half of each side is grey (random erasing)."
     )
+
+    @model_validator(mode="after")
+    def _labels_of_mirrored_clips(self) -> Self:
+        if self.flip_labels and not self.flip:
+            raise ValueError("flip_labels needs flip: true, since no clip is mirrored without it")
+        return self
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> Self:
@@ -351,7 +359,9 @@ class Pipeline(Section):
     """A whole pipeline.yaml."""
 
     name: Name = Field(description="What this run is called; names its folder.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of every random choice; two CPU runs then agree.")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
+        0, description="Of every random choice; two CPU runs then agree."
+    )
     output: Path | None = Field(None, description="Run folder, relative to the current folder; default runs/<name>.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train and measure; auto takes a GPU.")
     precision: Literal["auto", "fp32", "bf16", "fastest"] = Field(
@@ -384,6 +394,8 @@ class Pipeline(Section):
     def _a_teacher_alone(self) -> Self:
         if self.student.checkpoint is not None and self.distill.parameters.start == "teacher":
             raise ValueError("distill.parameters.start: teacher would undo student.checkpoint: use one of them")
+        if self.student.epochs == 0:
+            raise ValueError("student.epochs must be 1 at least, or nothing would be distilled")
         if self.student.generations != 1:
             raise ValueError("student.generations must be 1: only the teacher has no teacher")
         if self.student.label_smoothing:

@@ -58,18 +58,22 @@ def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """The distinct labels in natural order; a label's position is its class index."""
-    return tuple(sorted(set(labels), key=natural_key))
+    return tuple(sorted(set(labels), key=lambda label: (natural_key(label), label)))
 
 
 def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]) -> None:
-    """Writes the table. Times are kept only for clips of variable rate; the others are told by their count."""
+    """Writes the table, ``data/clips.csv`` of a run folder, in which clips inside the run are named from there.
+
+    Times are kept only for clips of variable rate; the others are told by their count.
+    """
+    run_dir = path.parent.parent
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for clip, variable in zip(clips, variable_rate, strict=True):
             times_ms = " ".join(f"{time * 1e3:.3f}" for time in clip.times_s) if variable else ""
             writer.writerow([
-                clip.path, clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
+                name_in(run_dir, clip.path), clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
                 clip.bit_depth, len(clip.times_s), times_ms, clip.sha256,
             ])  # fmt: skip
 
@@ -89,7 +93,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
         rows = [row for row in reader if split is None or row["split"] == split]
     return [
         Clip(
-            path=Path(row["path"]),
+            path=path_in(path.parent.parent, row["path"]),
             label=row["label"],
             split=row["split"],  # type: ignore[arg-type]  # written by write_clips
             codec=row["codec"],
@@ -104,6 +108,17 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
         )
         for row in rows
     ]
+
+
+def name_in(run_dir: Path, clip: Path) -> str:
+    """How a run names a clip: from its own folder if it lies there, so that the folder may move."""
+    clip, home = clip.absolute(), run_dir.absolute()
+    return str(clip.relative_to(home) if clip.is_relative_to(home) else clip)
+
+
+def path_in(run_dir: Path, name: str) -> Path:
+    """The inverse of ``name_in``, where the run folder is now."""
+    return (run_dir / name).absolute()
 
 
 def file_sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ The rooms are imported only when their stage runs, so looking at a finished run 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -34,6 +35,11 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
     Raises:
         CpdError: a stage failed.
     """
+    if config.device == "cuda":
+        from cpd_serve.cuda_driver import driver_present
+
+        if not driver_present():
+            raise CpdError("device cuda is asked for, and this machine has no NVIDIA driver", "use --device cpu")
     run_stages(STAGES, config, until, force)
     names = [stage.name for stage in STAGES]
     if until is not None and names.index(until) < names.index("validate"):
@@ -65,7 +71,11 @@ def check_data(config: Pipeline) -> list[str]:
     for split in SPLITS:
         counts = Counter(clip.label for clip in clips if clip.split == split)
         lines.append(f"{split:<11}{counts.total()} clips of {len(counts)} classes: {_class_sizes(counts)}")
-    absent = [str(clip.path) for clip in clips if not clip.path.exists()]
+    mapped = config.augment.flip_labels
+    unknown = sorted({*mapped, *mapped.values()} - {clip.label for clip in clips})
+    if unknown:
+        raise DataError(f"augment.flip_labels names {unknown[0]!r}, which is no class of the data", "mend the name")
+    absent = [str(clip.path) for clip in clips if not os.path.exists(clip.path)]  # noqa: PTH110  # takes any name
     if absent:
         lines.append(f"{'missing':<11}{len(absent)} of {len(clips)} clips do not exist, such as {absent[0]}")
     if len(absent) > config.data.max_broken_fraction * len(clips):

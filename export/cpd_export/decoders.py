@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpd.dataset import Clip
+from cpd.dataset import Clip, path_in
 from cpd.errors import DataError
 from cpd.metrics import agreement
 from cpd_export.proofs import Logits, Proof, largest, measured, share_at_least
@@ -30,11 +30,12 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     Raises:
         DataError: the file is missing, damaged or of other clips.
     """
-    again = "run the teacher and distill stages again"
+    again, run_dir = "run the teacher and distill stages again", trained.parent.parent
     try:
         with np.load(trained, allow_pickle=False) as arrays:
-            logits, rows = arrays["logits"], {str(path): row for row, path in enumerate(arrays["paths"])}
-        order = [rows[str(clip.path)] for clip in clips]
+            logits, names = arrays["logits"], arrays["paths"].tolist()
+        rows = {path_in(run_dir, name): row for row, name in enumerate(names)}
+        order = [rows[clip.path] for clip in clips]
     except (OSError, ValueError) as error:
         raise DataError(f"{trained}: cannot be read: {error}", again) from error
     except KeyError as error:

@@ -38,7 +38,8 @@ def serve(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror or str(error)
+        number = error.errno or 0  # below 0 for a name that is not found
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CpdError(f"cannot listen on {host}:{port}: {reason}", "choose another --host or --port") from error
     with listener:
         address, port = listener.getsockname()[:2]

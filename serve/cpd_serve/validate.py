@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpd.dataset import Clip, read_clips
+from cpd.dataset import Clip, path_in, read_clips
 from cpd.errors import DataError, EngineError
 from cpd.lock import atomic
 from cpd.metrics import (
@@ -101,11 +101,11 @@ def read_reference(path: Path, clips: list[Clip]) -> Reference:
             logits, labels, paths = arrays["logits"], arrays["labels"], arrays["paths"].tolist()
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}", remedy) from error
-    rows = {name: row for row, name in enumerate(paths)}
-    missing = [str(clip.path) for clip in clips if str(clip.path) not in rows]
+    rows = {path_in(path.parent.parent, name): row for row, name in enumerate(paths)}
+    missing = [clip.path for clip in clips if clip.path not in rows]
     if missing:
         raise DataError(f"{path}: has no row for {missing[0]}", remedy)
-    order = [rows[str(clip.path)] for clip in clips]
+    order = [rows[clip.path] for clip in clips]
     return Reference(logits[order], labels[order])
 
 

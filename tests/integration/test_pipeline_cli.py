@@ -17,6 +17,7 @@ from cpd.cli import STAGE, Commands, main
 from cpd.errors import ConfigError, DataError
 from cpd.lock import hold
 from cpd.stages import EXIT_CODES, STAGES
+from cpd_serve.cuda_driver import driver_present
 
 MINIMAL = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\n"
 
@@ -162,6 +163,20 @@ def test_a_missing_package_is_told_with_the_remedy():
     result = invoke_failing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     assert result.exit_code == 1
     assert result.stderr.startswith("error: torch is not installed (install the whole pipeline: pip install 'cpd[cpu]'")
+
+
+def test_a_gpu_that_is_not_there_is_said_even_where_nothing_has_to_run(folder):
+    if driver_present():
+        pytest.skip("there is an NVIDIA driver here")
+    done = cpd_pipeline("run", "pipeline.yaml", "--device", "cuda", "--until", "data")
+    assert done.returncode == 1
+    assert done.stderr == "error: device cuda is asked for, and this machine has no NVIDIA driver (use --device cpu)\n"
+
+
+def test_a_disk_that_cannot_be_used_is_one_line(folder):
+    done = cpd_pipeline("status", "pipeline.yaml", "--output", "a" * 300)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {'a' * 300}/pipeline.lock: file name too long\n"
 
 
 def test_a_file_that_may_not_be_read_is_named():

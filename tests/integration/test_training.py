@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from cpd.config import Distill, Pipeline
+from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
 from cpd_train import distill, prepare, teacher
@@ -157,11 +158,8 @@ def test_runs_of_one_seed_can_share_what_the_teacher_said(taught, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taught, collaboration):
     distill.run(config_of(), taught)
     before = (taught / "student" / "student.safetensors").read_bytes()
-    changes = {"student": BASE["student"] | {"learning_rate": 1e30}, "distill": {"collaboration": collaboration}}
-    what = r"(the (cross_entropy|logits|spectrum|parameters) loss|the gradient of the loss)"
-    with pytest.raises(
-        TrainingError, match=rf"{what} of the student is not finite in epoch \d+, step \d+ \(clips \w+/0"
-    ):
+    changes = {"student": BASE["student"] | {"learning_rate": 1e9}, "distill": {"collaboration": collaboration}}
+    with pytest.raises(TrainingError, match=r"(of the student is|logits that are) not finite"):
         distill.run(config_of(**changes), taught)
     kept = (taught / "student" / "student.safetensors").read_bytes()
     assert kept == before or all(
@@ -320,6 +318,24 @@ class TestPrepare:
         assert stages_run() == ["data"], "copied anew, but the same"
         write_video(np.full((4, 32, 32, 3), 200, np.uint8), name="1.avi")
         assert stages_run() == ["data", "teacher"], "another take"
+
+    def test_clips_that_no_run_has_made_are_not_deleted(self, tmp_path):
+        mine = tmp_path / "data/clips/mine.mp4"
+        mine.parent.mkdir(parents=True)
+        mine.touch()
+        with pytest.raises(DataError, match="is there already, and no run has rendered it"):
+            prepare.run(config_of(), tmp_path)
+        assert mine.exists()
+
+    def test_a_run_may_move_with_its_clips(self, tmp_path):
+        config = config_of(output=str(tmp_path / "run"))
+        run_pipeline(config, until="data")
+        (tmp_path / "run").rename(tmp_path / "moved")
+        clips = read_clips(tmp_path / "moved/data/clips.csv")
+        assert all(clip.path.is_relative_to(tmp_path / "moved") and clip.path.exists() for clip in clips)
+        teacher.run(config_of(teacher=BASE["teacher"] | {"epochs": 1}), tmp_path / "moved")
+        with np.load(tmp_path / "moved/teacher/test_logits.npz") as kept:
+            assert kept["paths"][0].startswith("data/clips/test/")
 
     def test_a_broken_clip_is_named_and_left_out(self, write_video, tmp_path):
         rows = ["path,label,split"]

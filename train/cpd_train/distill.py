@@ -46,8 +46,6 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)
-    if section.epochs == 0:
-        raise TrainingError("student.epochs is 0, so nothing would be distilled", "train at least one epoch")
     outcome = fit(
         student, training, validation, step, section, config.augment,
         seed=config.seed, role="student", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpd.config import Augment, Model
+from cpd.dataset import name_in
 from cpd.errors import TrainingError
 from cpd.lock import atomic
 from cpd.progress import track
@@ -184,10 +185,12 @@ def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.floa
 
 
 def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
-    """Keeps a model's answers on the test split for stages without torch; returns its top-1 (fraction)."""
+    """Keeps a model's answers on the test split, in the run folder's ``<role>/test_logits.npz``, for stages without
+    torch; returns its top-1 (fraction)."""
     logits, truth = predict(model, loader)
+    names = [name_in(path.parent.parent, clip.path) for clip in loader.clips]
     with atomic(path) as draft:
-        np.savez(draft, logits=logits, labels=truth, paths=np.array([str(clip.path) for clip in loader.clips]))
+        np.savez(draft, logits=logits, labels=truth, paths=np.array(names))
     return float((logits.argmax(1) == truth).mean())
 
 

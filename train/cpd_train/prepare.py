@@ -15,12 +15,15 @@ from cpd.clip import is_variable_rate
 from cpd.config import Data, Pipeline, Rendered
 from cpd.dataset import SPLITS, Clip, file_sha256, sorted_labels, write_clips
 from cpd.errors import DataError, VideoError
+from cpd.lock import LOCK_FILE
 from cpd.progress import track
 from cpd.video import probe
 from cpd_train.motion import MOTIONS, render_clip, write_video
 from cpd_train.sources import Found, check_classes, find_clips, needed_splits
 
 PROBE_THREADS = 4
+MARK = ".rendered"
+"""In a folder of clips that a run has made, and may make anew."""
 
 
 def run(config: Pipeline, run_dir: Path) -> str:
@@ -35,6 +38,8 @@ def run(config: Pipeline, run_dir: Path) -> str:
     if config.data.train_on_validation:
         found = [replace(clip, split="train") if clip.split == "validation" else clip for clip in found]
     clips, broken = audit(found)
+    if not clips:
+        raise DataError(f"none of {len(found)} clips can be used: {broken[0]['path']}: {broken[0]['reason']}")
     _check_broken(config.data, len(found), broken)
     check_classes([Found(clip.path, clip.label, clip.split, "") for clip in clips], needed_splits(config.data))
 
@@ -56,8 +61,17 @@ def run(config: Pipeline, run_dir: Path) -> str:
 
 
 def render(rendered: Rendered, folder: Path, seed: int) -> list[Found]:
-    """Renders and encodes the default data set under ``folder/clips/<split>/<label>/``; every clip has its own seed."""
-    shutil.rmtree(folder / "clips", ignore_errors=True)  # an earlier run may have rendered more
+    """Renders and encodes the default data set under ``folder/clips/<split>/<label>/``; every clip has its own seed.
+
+    Raises:
+        DataError: there are clips already, and no run has made them.
+    """
+    clips = folder / "clips"
+    if clips.exists() and not ((clips / MARK).exists() or (folder.parent / LOCK_FILE).exists()):
+        raise DataError(f"{clips} is there already, and no run has rendered it", "choose another folder with --output")
+    shutil.rmtree(clips, ignore_errors=True)  # an earlier run may have rendered more
+    clips.mkdir()
+    (clips / MARK).touch()
     jobs = [(split, label, index) for split in SPLITS for label in MOTIONS for index in range(getattr(rendered, split))]
     found = []
     for number, (split, label, index) in enumerate(track(jobs, "render")):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,9 +53,26 @@ def find_clips(data: Data) -> list[Found]:
         found = from_list(data.list, data.format, data.root)
     else:
         raise DataError("rendered clips have no source to look for")
+    found = list(dict.fromkeys(found))
+    check_names(found)
     found = assign_splits(found, data.validation_fraction, data.test_fraction)
     check_classes(found, needed_splits(data))
-    return sorted(found, key=lambda clip: natural_key(str(clip.path)))
+    return sorted(found, key=lambda clip: (natural_key(str(clip.path)), str(clip.path)))
+
+
+def check_names(found: Iterable[Found]) -> None:
+    """Refuses a clip that is of two splits or two classes, and one whose name cannot be written down."""
+    known: dict[Path, Found] = {}
+    for clip in found:
+        try:
+            str(clip.path).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{ascii(str(clip.path))[1:-1]}: its name is not UTF-8", "rename it") from error
+        other = known.setdefault(clip.path, clip)
+        if other.label != clip.label:
+            raise DataError(f"{clip.path}: is of two classes, {other.label} and {clip.label}", "mend data.list")
+        if other.split != clip.split:
+            raise DataError(f"{clip.path}: is of two splits, {other.split} and {clip.split}", "mend data.list")
 
 
 def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
@@ -69,9 +87,9 @@ def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
         raise DataError(f"{path}: is a folder, not a CSV file", "name the file, or use data.folder")
     try:
         return LISTS[form](path, root or (path if path.is_dir() else path.parent))
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # of JSON, too
         raise DataError(f"{path}: is not a {form} list: {error!r}", "check data.format") from error
 
 
@@ -82,7 +100,11 @@ def from_folder(folder: Path) -> list[Found]:
     subfolders = _subfolders(folder)
     if not subfolders:
         raise DataError(f"{folder}: holds no class folders", "put the clips of each class into a folder of its name")
-    if all(sub.name.lower() in SPLIT_NAMES for sub in subfolders):
+    splits = [sub for sub in subfolders if sub.name.lower() in SPLIT_NAMES]
+    other = next((sub for sub in subfolders if sub not in splits), None)
+    if other is not None and any(_subfolders(sub) for sub in splits):
+        raise DataError(f"{other}: stands beside {splits[0].name}, and is no split", "move it elsewhere")
+    if other is None:
         classes: list[tuple[Split | None, Path]] = [
             (SPLIT_NAMES[sub.name.lower()], label) for sub in subfolders for label in _subfolders(sub)
         ]
@@ -90,32 +112,32 @@ def from_folder(folder: Path) -> list[Found]:
         classes = [(None, label) for label in subfolders]
     found = []
     for split, label in classes:
-        videos = [path for path in sorted(label.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES]
+        videos = sorted(_videos_below(label))
         if not videos:
             raise DataError(f"{label}: class {label.name} has no video", "remove the folder or add clips to it")
-        found += [Found(path, label.name, split, str(path)) for path in videos]
+        found += [Found(path, label.name, split, path.relative_to(folder).as_posix()) for path in videos]
     return found
 
 
 def from_csv(path: Path, root: Path) -> list[Found]:
     """Reads a CSV with the columns path and label, and if any split and group."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"path", "label"} - set(reader.fieldnames or ())
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        missing = {"path", "label"} - set(reader.fieldnames)
         if missing:
             raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", "the first line names the columns")
-        found = []
+        found: list[Found] = []
+        splits: dict[str, Split | None] = {}
         for row in reader:
-            if not row["path"] or not row["label"]:
-                raise DataError(f"{path}:{reader.line_num}: a clip needs a path and a label")
-            found.append(
-                Found(
-                    root / row["path"],
-                    row["label"],
-                    _split(row.get("split"), f"{path}:{reader.line_num}"),
-                    row.get("group") or row["path"],
-                )
-            )
+            where, label = f"{path}:{reader.line_num}", (row["label"] or "").strip()
+            if not row["path"] or not label:
+                raise DataError(f"{where}: a clip needs a path and a label")
+            clip = Found(root / row["path"], label, _split(row.get("split"), where), row.get("group") or row["path"])
+            other = splits.setdefault(clip.group, clip.split)
+            if row.get("group") and other != clip.split:
+                raise DataError(f"{where}: group {clip.group} is in {clip.split} here and in {other} before")
+            found.append(clip)
     return found
 
 
@@ -204,8 +226,10 @@ def needed_splits(data: Data) -> tuple[Split, ...]:
 def check_classes(found: Iterable[Found], splits: tuple[Split, ...] = SPLITS) -> None:
     """Refuses what cannot be trained on: one class alone, a class without training clips, or an empty split."""
     splits_of: dict[str, set[str]] = defaultdict(set)
+    groups = set()
     for clip in found:
         splits_of[clip.label].add(clip.split or "train")
+        groups.add(clip.group)
     if len(splits_of) < 2:
         only = next(iter(splits_of), None)
         raise DataError(
@@ -215,6 +239,8 @@ def check_classes(found: Iterable[Found], splits: tuple[Split, ...] = SPLITS) ->
         empty = sorted((label for label, splits in splits_of.items() if split not in splits), key=natural_key)
         if empty and split == "train":
             raise DataError(f"class {empty[0]} has no training clip ({len(empty)} such classes)", "mend the splits")
+        if len(empty) == len(splits_of) and len(groups) == 1:
+            raise DataError(f"there is no {split} clip: all are of one group, {groups.pop()}", "name more groups")
         if len(empty) == len(splits_of):
             raise DataError(f"there is no {split} clip", f"raise data.{split}_fraction or name a {split} split")
 
@@ -264,6 +290,18 @@ def _videos_by_stem(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", "mend data.root")
     return {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+
+
+def _videos_below(folder: Path) -> Iterator[Path]:
+    """Videos in a folder and those below it, behind links too; what is hidden is left aside."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        if real not in seen:
+            seen.add(real)
+            paths = (Path(parent, name) for name in names if not name.startswith("."))
+            yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
 
 
 def _subfolders(folder: Path) -> list[Path]:

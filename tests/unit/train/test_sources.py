@@ -1,6 +1,7 @@
 """Folders and lists, as people have them and as the data sets publish them."""
 
 import json
+import os
 
 import pytest
 
@@ -46,8 +47,61 @@ class TestFolder:
         with pytest.raises(DataError, match="nowhere: no such folder"):
             find_clips(Data(folder=tmp_path / "nowhere"))
 
+    def test_splits_do_not_depend_on_where_the_folder_lies(self, tmp_path):
+        splits = []
+        for home in ("here", "moved/elsewhere"):
+            touch(*(tmp_path / home / label / f"{n}.mp4" for label in ("wave", "clap") for n in range(20)))
+            splits.append([clip.split for clip in find_clips(Data(folder=tmp_path / home))])
+        assert splits[0] == splits[1]
+
+    def test_a_folder_beside_splits_is_named(self, tmp_path):
+        touch(*(tmp_path / s / c / "a.avi" for s in ("train", "test") for c in ("x", "y")), tmp_path / "new" / "b.avi")
+        with pytest.raises(DataError, match="new: stands beside test, and is no split"):
+            from_folder(tmp_path)
+
+    def test_hidden_files_are_left_aside_and_links_followed(self, tmp_path):
+        touch(*(tmp_path / "clips" / c / name for c in "xy" for name in ("a.avi", "._a.avi", ".trash/b.avi")))
+        touch(tmp_path / "more" / "c.avi")
+        (tmp_path / "clips/x/linked").symlink_to(tmp_path / "more")
+        (tmp_path / "more/loop").symlink_to(tmp_path / "more")
+        assert sorted(clip.path.name for clip in from_folder(tmp_path / "clips")) == ["a.avi", "a.avi", "c.avi"]
+
+    def test_a_name_that_cannot_be_written_down_is_refused(self, tmp_path):
+        touch(*(tmp_path / c / "a.avi" for c in "xy"))
+        os.close(os.open(os.fsencode(tmp_path / "x") + b"/caf\xe9.avi", os.O_CREAT))
+        with pytest.raises(DataError, match=r"caf\\udce9\.avi: its name is not UTF-8"):
+            find_clips(Data(folder=tmp_path))
+
 
 class TestCsv:
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            (["a.avi,x,,train", "a.avi,y,,train"], "a.avi: is of two classes, x and y"),
+            (["a.avi,x,,train", "a.avi,x,,test"], "a.avi: is of two splits, train and test"),
+            (["a.avi,x,anna,train", "b.avi,y,anna,test"], "list.csv:3: group anna is in test here and in train before"),
+        ],
+    )
+    def test_what_would_leak_is_refused(self, tmp_path, rows, message):
+        (tmp_path / "list.csv").write_text("\n".join(["path,label,group,split", *rows]))
+        with pytest.raises(DataError, match=message):
+            find_clips(Data(list=tmp_path / "list.csv"))
+
+    def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
+        rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
+        tables = [["path,label", *rows], ["path, label ", *(row.replace(",", ", ") for row in rows), *rows]]
+        found = []
+        for lines in tables:
+            (tmp_path / "list.csv").write_text("\n".join(lines))
+            found.append(find_clips(Data(list=tmp_path / "list.csv")))
+        assert found[0] == found[1]
+
+    def test_one_group_is_the_reason_that_a_split_is_empty(self, tmp_path):
+        rows = [f"{n}.avi,{'xy'[n % 2]},anna" for n in range(40)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label,group", *rows]))
+        with pytest.raises(DataError, match="all are of one group, anna"):
+            find_clips(Data(list=tmp_path / "list.csv"))
+
     def test_reads_splits_and_groups(self, tmp_path):
         table = tmp_path / "list.csv"
         table.write_text("path,label,group,split\na.avi,x,anna,train\nb.avi,y,ben,val\n")
