@@ -29,6 +29,7 @@ COLUMNS = (
     "frames",
     "times_ms",
     "sha256",
+    "mirrored",
 )
 
 
@@ -49,6 +50,8 @@ class Clip:
     """(frames,) presentation times in seconds."""
     sha256: str = ""
     """Of the file, in hex; empty where a clip was made up without one."""
+    mirrored: bool = False
+    """See ``cpd.video.VideoInfo``."""
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
@@ -74,7 +77,7 @@ def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]
             times_ms = " ".join(f"{time * 1e3:.3f}" for time in clip.times_s) if variable else ""
             writer.writerow([
                 name_in(run_dir, clip.path), clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
-                clip.bit_depth, len(clip.times_s), times_ms, clip.sha256,
+                clip.bit_depth, len(clip.times_s), times_ms, clip.sha256, int(clip.mirrored),
             ])  # fmt: skip
 
 
@@ -105,6 +108,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
             if row["times_ms"]
             else np.arange(int(row["frames"]), dtype=np.float64),
             sha256=row["sha256"],
+            mirrored=row["mirrored"] == "1",
         )
         for row in rows
     ]

@@ -47,6 +47,8 @@ class VideoInfo:
     """(frames,) presentation time of each decodable frame, ascending."""
     damage: str
     """Empty, or what the decoder complained about after the last good frame."""
+    mirrored: bool
+    """Whether the decoded frame is turned over before it is turned, as front cameras store theirs."""
 
 
 def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
@@ -70,7 +72,8 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    return VideoInfo(codec, height, width, rotation, depth, np.maximum.accumulate(times), damage)
+    times_s = np.maximum.accumulate(times)
+    return VideoInfo(codec, height, width, rotation, depth, times_s, damage, _mirrored(first))
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
@@ -231,8 +234,17 @@ def _frames_at(
 
 
 def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
-    """The pixels of a frame, rotated for display."""
-    return np.rot90(pixels, _rotation(frame) // 90)
+    """The pixels of a frame, mirrored and rotated for display."""
+    return np.rot90(np.flipud(pixels) if _mirrored(frame) else pixels, _rotation(frame) // 90)
+
+
+def _mirrored(frame: VideoFrame) -> bool:
+    """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()
+    return bool(a * d - b * c < 0)
 
 
 def _rotation(frame: VideoFrame) -> int:

@@ -118,6 +118,7 @@ def _open(found: Found) -> Clip | dict[str, str]:
         bit_depth=info.bit_depth,
         times_s=info.times_s,
         sha256=file_sha256(found.path),
+        mirrored=info.mirrored,
     )
 
 

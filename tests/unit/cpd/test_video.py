@@ -222,6 +222,25 @@ def test_duration(write_video: WriteVideo, codec: str, suffix: str) -> None:
     assert video.duration_s(path) == pytest.approx(26 / 25, abs=0.05)
 
 
+@pytest.mark.parametrize(("hflip", "vflip"), [(True, False), (False, True)])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_a_mirrored_video_is_shown_as_it_was_seen(tmp_path: Path, rotation: int, hflip: bool, vflip: bool) -> None:
+    seen = np.zeros((32, 32, 3), np.uint8)
+    seen[:16, :16], seen[:16, 16:], seen[16:, :16] = 240, 160, 80
+    turned_back = np.rot90(np.flipud(seen) if vflip else np.fliplr(seen), -rotation // 90)
+    path = tmp_path / "selfie.mp4"
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        stream.set_display_rotation(rotation, hflip=hflip, vflip=vflip)  # which mirrors after it has rotated
+        for _ in range(4):
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(turned_back), format="rgb24")))
+        made.mux(stream.encode(None))
+    assert video.probe(path).mirrored
+    assert np.abs(video.read_clip(path, SPEC)[0].astype(int) - seen).mean() < 8
+
+
 def test_a_playlist_of_files_is_refused(write_video: WriteVideo, tmp_path: Path) -> None:
     segment = write_video(ramp(10), "libx264", "secret.ts")
     path = tmp_path / "clip.mp4"
