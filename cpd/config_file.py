@@ -98,7 +98,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         return f"{name} is missing"
     if kind == "value_error":
         text = str(context["error"])
-        return f"{name}: {text}" if isinstance(value, dict) else f"{name} {text}"
+        return text if not name else f"{name}: {text}" if isinstance(value, dict) else f"{name} {text}"
     got = f", got {_shown(value)}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])

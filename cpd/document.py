@@ -35,7 +35,10 @@ class Document:
 
         The problem of a whole section stands where the key does that it speaks of, an override before others.
         """
-        spoken_of = [known for known in self.origins if known[:-1] == keys and known[-1] in re.findall(r"\w+", problem)]
+        named = re.findall(r"\w+(?:\.\w+)*", problem)
+        spoken_of = [
+            known for known in self.origins if known[: len(keys)] == keys and dotted(known[len(keys) :]) in named
+        ]
         if spoken_of:
             return next((self.origins[key] for key in spoken_of if self.is_override(key)), self.origins[spoken_of[0]])
         while keys and keys not in self.origins:

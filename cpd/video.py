@@ -243,7 +243,8 @@ def _mirrored(frame: VideoFrame) -> bool:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()
+    values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer
+    a, b, _, c, d = values.tolist()
     return bool(a * d - b * c < 0)
 
 

@@ -123,6 +123,15 @@ def test_problems_of_several_keys_stand_at_the_first_they_speak_of(write):
     ]
 
 
+def test_a_problem_of_two_sections_stands_where_the_key_does_that_it_names(write):
+    path = write(MINIMAL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["student.generations=2"])
+    assert str(caught.value) == (
+        "--set student.generations=2: student.generations must be 1: only the teacher has no teacher"
+    )
+
+
 def test_a_missing_section_and_a_bad_name(write):
     assert problems(write("name: a b\ndata: {rendered: {}}\n")) == [
         "pipeline.yaml:1: name must start with a letter or digit and hold only letters, digits, '.', '_', '-', "
