@@ -392,8 +392,9 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _a_teacher_alone(self) -> Self:
-        if self.student.checkpoint is not None and self.distill.parameters.start == "teacher":
-            raise ValueError("distill.parameters.start: teacher would undo student.checkpoint: use one of them")
+        start = self.distill.parameters.start
+        if self.student.checkpoint is not None and start in ("teacher", "energy"):
+            raise ValueError(f"distill.parameters.start: {start} would undo student.checkpoint: use one of them")
         if self.student.epochs == 0:
             raise ValueError("student.epochs must be 1 at least, or nothing would be distilled")
         if self.student.generations != 1:

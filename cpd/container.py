@@ -109,7 +109,9 @@ def first_video_stream(container: InputContainer, name: str, decoder: Decoder = 
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > MAX_PIXELS:
         raise VideoError(f"{name}: frames of {width}x{height} pixels are too large to be decoded here")
-    stream.thread_type = "AUTO" if width * height >= FRAME_THREADS_FROM_PIXELS else "NONE"
+    # With NVDEC each thread of FFmpeg's would take a surface of the GPU's, of which there are 32 in all.
+    threaded = decoder == "cpu" and width * height >= FRAME_THREADS_FROM_PIXELS
+    stream.thread_type = "AUTO" if threaded else "NONE"
     return stream
 
 
@@ -138,6 +140,10 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
     if not numbered:
         raise VideoError(f"{folder}: is a folder without numbered .jpg images, not a video")
     first = min(numbered, key=lambda match: int(match[2]))
+    numbers = {int(match[2]) for match in numbered if match[1] == first[1]}
+    gap = next((number for number in range(int(first[2]), max(numbers)) if number not in numbers), None)
+    if gap is not None:  # FFmpeg would end there, and say nothing
+        raise VideoError(f"{folder}: has no image {first[1]}{gap:0{len(first[2])}d}{first[3]}, but later ones")
     stem = f"{folder}/{first[1]}".replace("%", "%%")
     return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
 

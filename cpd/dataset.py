@@ -47,7 +47,8 @@ class Clip:
     rotation: int
     bit_depth: int
     times_s: NDArray[np.float64]
-    """(frames,) presentation times in seconds."""
+    """(frames,) presentation times in seconds; where the rate is constant, as ``read_clips`` gives them, the frames'
+    numbers, since only their even distance matters."""
     sha256: str = ""
     """Of the file, in hex; empty where a clip was made up without one."""
     mirrored: bool = False
@@ -70,7 +71,7 @@ def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]
     Times are kept only for clips of variable rate; the others are told by their count.
     """
     run_dir = path.parent.parent
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for clip, variable in zip(clips, variable_rate, strict=True):
@@ -89,7 +90,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
     """
     if not path.exists():
         raise DataError(f"{path}: no clip table", "run the data stage first")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise DataError(f"{path}: not a clip table", "run the data stage again")

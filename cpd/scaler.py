@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 """As DALI's CPU decoder sets them: both then give the same bytes; without them this is 0.6 levels darker."""
-SHARED_COLOUR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"})
-"""The usual 8-bit formats with fewer colour samples than pixels."""
+SHARED_COLOUR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"})
+"""The usual 8-bit formats with fewer colour samples than pixels; nv12 is how a GPU's decoder gives them."""
 PLANES = "gbrp"
 """RGB whose colours lie apart, as the scaler works on them."""
 LARGE = 1 << 19

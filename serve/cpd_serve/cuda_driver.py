@@ -33,7 +33,11 @@ def check_decoder(decoder: Decoder) -> None:
 
 def check_cuda_python(path: Path) -> None:
     """Raises EngineError where cuda-python, which moves frames to the GPU, is not installed."""
-    if importlib.util.find_spec("cuda") is None:
+    try:  # other packages live in the namespace cuda too
+        found = importlib.util.find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
         raise EngineError(f"{path}: needs cuda-python, which is not installed", "pip install cuda-python")
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BATCH_MAX = 16
 """Clips that go to the GPU at once; more go one batch after the other."""
 CUDA, TENSORRT, CPU = (SHORT_NAMES[name] for name in ("cuda", "tensorrt", "cpu"))
+FP32 = {"use_tf32": "0"}
+"""A graph that says fp32 shall be fp32, as in the engines of TensorRT."""
 REFUSES_GRAPHS = "as requested by the user"
 """In onnxruntime's message where a model cannot be captured as a whole."""
 
@@ -56,14 +58,14 @@ def _session(
         if importlib.util.find_spec("tensorrt") is not None:
             importlib.import_module("tensorrt")  # loads the libraries of TensorRT that pip installed
         options = tensorrt_options(manifest.clip.shape)
-        return open_session(path, data, threads, {TENSORRT: options, CUDA: {}, CPU: {}})
+        return open_session(path, data, threads, {TENSORRT: options, CUDA: FP32, CPU: {}})
     try:
-        return open_session(path, data, threads, {CUDA: {"enable_cuda_graph": "1"}, CPU: {}})
+        return open_session(path, data, threads, {CUDA: {"enable_cuda_graph": "1", **FP32}, CPU: {}})
     except EngineError as error:
         if REFUSES_GRAPHS not in str(error):
             raise
         warnings.warn(f"runs without CUDA graphs: {error}", stacklevel=2)
-        return open_session(path, data, threads, {CUDA: {}, CPU: {}})
+        return open_session(path, data, threads, {CUDA: FP32, CPU: {}})
 
 
 def tensorrt_options(clip: tuple[int, ...]) -> dict[str, str]:

@@ -221,6 +221,7 @@ def choose_device(name: str) -> torch.device:
         raise TrainingError(
             f"device cuda is asked for, but torch sees no CUDA GPU: {why_no_gpu()}", "use --device cpu, or mend that"
         )
+    torch.backends.cudnn.allow_tf32 = False  # a network that says fp32 shall be fp32: its answers are a reference
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

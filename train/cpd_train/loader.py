@@ -138,6 +138,8 @@ class ClipLoader:
             if any(view.share != 1 for view in views):
                 shares = torch.tensor([view.share for view in views]).to(self.device)
                 frames, labels = blended(frames, shares).round().to(torch.uint8), blended(labels, shares)
+            if self._stream is not None:  # the training stream reads what is finished
+                self._stream.synchronize()
         return Batch(frames, labels, [(view.row, view.number) for view in views])
 
     def _made(self, views: list[View]) -> Tensor:

@@ -19,8 +19,8 @@ from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
 
 VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov",
-    ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
@@ -167,7 +167,7 @@ def from_something_something(path: Path, root: Path) -> list[Found]:
     videos = _videos_by_stem(root)
     found = []
     for file_path in _pieces(path, "json"):
-        for entry in json.loads(file_path.read_text()):
+        for entry in json.loads(file_path.read_text(encoding="utf-8")):
             label = entry["template"].replace("[", "").replace("]", "")
             video = videos.get(str(entry["id"]), root / f"{entry['id']}.webm")
             found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], str(entry["id"])))
@@ -182,7 +182,7 @@ def from_jester(path: Path, root: Path) -> list[Found]:
     videos = _videos_by_stem(root)
     found = []
     for file_path in _pieces(path, "csv"):
-        for number, line in enumerate(file_path.read_text().splitlines(), 1):
+        for number, line in enumerate(file_path.read_text(encoding="utf-8").splitlines(), 1):
             identity, separator, label = line.partition(";")
             if not separator or not label:
                 raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)")

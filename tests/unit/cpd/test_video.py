@@ -349,6 +349,9 @@ def test_a_folder_of_images_is_a_video(write_video: WriteVideo, tmp_path: Path) 
     assert video.probe(folder).times_s == pytest.approx(np.arange(13) / 12)
     np.testing.assert_array_equal(video.read_frames(folder, np.arange(13)), video.read_frames(joined, np.arange(13)))
     np.testing.assert_array_equal(video.read_clip(folder, SPEC), video.read_clip(joined, SPEC))
+    (folder / "img_7.jpg").unlink()
+    with pytest.raises(VideoError, match=r"has no image img_7\.jpg, but later ones"):
+        video.probe(folder)
 
 
 @pytest.mark.parametrize(
