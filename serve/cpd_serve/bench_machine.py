@@ -8,8 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cpd.threads import usable_cpus
 from cpd_serve.bench_worker import Engine, Opened
-from cpd_serve.runner import usable_cpus
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "numpy")
 

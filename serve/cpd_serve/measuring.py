@@ -16,9 +16,10 @@ from cpd.dataset import Clip
 from cpd.errors import EngineError
 from cpd.metrics import Interval, Logits, bootstrap_interval
 from cpd.progress import track
+from cpd.threads import usable_cpus
 from cpd.video import read_clip
 from cpd_serve.latency import BLOCK_RUNS, Samples, measure
-from cpd_serve.runner import Frames, Runner, open_runner, usable_cpus
+from cpd_serve.runner import Frames, Runner, open_runner
 
 BATCH_CLIPS = 8
 Status = Literal["validated", "built, not run", "failed"]

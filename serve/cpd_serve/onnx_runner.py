@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
 from cpd.onnx_file import manifest_of
+from cpd.threads import threads_for, usable_cpus
 from cpd_serve.cuda_driver import driver_present
-from cpd_serve.runner import Frames, Logits, check_frames, usable_cpus
+from cpd_serve.runner import Frames, Logits, check_frames
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -28,8 +29,6 @@ ON_CUDA = (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"])
 NEXT = "next_"
 """Prefix of the output that is given to the input of the same name with the following frame."""
 Caches = dict[str, NDArray[np.float32]]
-ONE_THREAD_FLOPS = 50_000_000
-"""A run of fewer floating-point operations is over before more threads have woken: two cost it 12 to 60 % more time."""
 FATAL_ONLY = 4
 """onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
 
@@ -43,8 +42,7 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
         from cpd_serve.cuda_onnx import load_on_device
 
         return load_on_device(path, data, manifest, provider, threads)
-    if threads is None and 0 < manifest.flops // (manifest.clip.frames if manifest.streaming else 1) < ONE_THREAD_FLOPS:
-        threads = 1
+    threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))
     session = open_session(path, data, threads, {provider: {}, SHORT_NAMES["cpu"]: {}})
     return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
 

@@ -9,7 +9,6 @@ is an error, never a fallback.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -82,11 +81,6 @@ def check_frames(frames: Frames, manifest: Manifest) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != manifest.clip.shape or len(frames) == 0:
         want = ", ".join(map(str, manifest.clip.shape))
         raise ValueError(f"frames must be (batch, {want}) uint8, got {frames.shape} {frames.dtype}")
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:

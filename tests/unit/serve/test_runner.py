@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
+from cpd.threads import usable_cpus
 from cpd_serve import onnx_runner
-from cpd_serve.runner import open_runner, usable_cpus
+from cpd_serve.runner import open_runner
 
 WriteModel = Callable[..., Path]
 
