@@ -128,7 +128,10 @@ class OnnxRunner:
         Raises:
             EngineError: the graph is another than its manifest describes.
         """
-        (first, *caches), (logits, *kept) = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not inputs or not outputs:
+            raise EngineError(f"{self.path}: its graph takes nothing or gives nothing", "export it again")
+        (first, *caches), (logits, *kept) = inputs, outputs
         good = (
             (first.name, first.type, fits(first.shape, shape)) == (name, "tensor(uint8)", True)
             and fits(logits.shape, (len(self.manifest.labels),))
