@@ -314,25 +314,32 @@ class Distill(Section):
 class Export(Section):
     """What is made of the trained models."""
 
-    opset: Annotated[int, Field(ge=17)] = Field(18, description="ONNX operator set of the exported graphs.")
+    opset: Annotated[int, Field(ge=18, le=25)] = Field(
+        18, description="ONNX operator set of the exported graphs; TensorRT 10 reads up to 20, TensorRT 11 up to 25."
+    )
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="Student graphs to make; fp32 is the one the others are made from."
     )
     calibration_clips: Count = Field(64, description="Training clips that show int8 which values occur.")
     engine: bool = Field(True, description="Build .trt files with tensorrt, or else tensorrt_rtx, where installed.")
-    max_batch: Count = Field(8, description="Largest batch an engine accepts.")
-    workspace_bytes: Count = Field(1 << 30, description="Scratch memory an engine may use.")
+    max_batch: Annotated[int, Field(ge=1, le=1 << 16)] = Field(8, description="Largest batch an engine accepts.")
+    workspace_bytes: Annotated[int, Field(ge=1, le=1 << 40)] = Field(
+        1 << 30, description="Scratch memory an engine may use."
+    )
     version_compatible: bool = Field(False, description="Engines load in later TensorRT versions too (tensorrt).")
     hardware_compatible: bool = Field(False, description="Engines run on GPUs from Ampere on (tensorrt).")
-    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = Field(
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^(\d+\.\d|current)$")], ...] = Field(
         (),
-        description="GPUs that engines are built for, such as '8.9' (tensorrt_rtx); default: all it knows from 8.0 on.",
+        description="GPUs that engines are built for, such as '8.9', or 'current' for the one here (tensorrt_rtx); "
+        "default: all it knows from 8.0 on.",
     )
 
     @model_validator(mode="after")
-    def _fp32_first(self) -> Self:
+    def _that_fit_together(self) -> Self:
         if "fp32" not in self.precisions:
             raise ValueError("precisions must name fp32, since the others are made from it")
+        if len(set(self.compute_capabilities)) != len(self.compute_capabilities):
+            raise ValueError("compute_capabilities must differ")
         return self
 
 

@@ -8,12 +8,15 @@ half-written outputs never count, and an attempt stopped before it replaced anyt
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +28,8 @@ LOCK_FILE = "pipeline.lock"
 HOLDER_FILE = ".running"
 SCHEMA = 2
 OTHER_FOLDER = "choose another folder with --output"
+DRAFT_LIFE_S = 86_400
+"""A draft that nobody has written to for so long was left by a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +143,15 @@ class Lock:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A neighbour of ``path`` to write into; it takes the place of ``path``, safe on disk, if the block ends well."""
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    """A neighbour of ``path`` to write into; it takes the place of ``path``, safe on disk, if the block ends well.
+
+    Each writer has a draft of its own, so the last of several wins. Those that killed ones left are taken away.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*draft{glob.escape(path.suffix)}"):
+        with suppress(FileNotFoundError):  # another writer was first
+            if time.time() - left.stat().st_mtime > DRAFT_LIFE_S:
+                left.unlink()
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.draft{path.suffix}")
     try:
         yield draft
         with draft.open("rb+") as file:
@@ -147,6 +159,18 @@ def atomic(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for this folder, as far as its file system has locks."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

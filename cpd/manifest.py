@@ -74,7 +74,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     """Packages that made the file."""
     graph_sha256: str = ""
-    """Of the ONNX file without this manifest (``cpd.onnx_file.graph_sha256``); empty where it was not recorded."""
+    """Of the ONNX file without this manifest (``cpd.onnx_file.graph_sha256``); empty until that is known."""
     streaming: bool = False
     """Whether the graph takes one frame and its caches instead of a whole clip."""
     engine: EngineInfo | None = None
@@ -174,6 +174,8 @@ def _engine_info(values: dict[str, Any]) -> EngineInfo:
         raise ValueError("engine must hold text, and its options a mapping")
     if not ONNX_NAME.fullmatch(values["onnx"]):
         raise ValueError(f"engine.onnx must be a file name in the same folder, got {values['onnx']!r}")
+    if not values["target"]:
+        raise ValueError("engine.target must say where the engine runs")
     for name in ("onnx_sha256", "engine_sha256"):
         _check_digest(f"engine.{name}", values[name])
     return EngineInfo(**values)

@@ -12,10 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpd.errors import EngineError
-from cpd.manifest import METADATA_KEY, Manifest
+from cpd.manifest import METADATA_KEY, Manifest, Precision
 
-GRAPH, METADATA_PROPS = 7, 14
+GRAPH, OPSET_IMPORT, METADATA_PROPS = 7, 8, 14
 """Field numbers in onnx.proto3's ModelProto."""
+INITIALIZER, DATA_TYPE = 5, 2
+"""Field numbers in its GraphProto and TensorProto."""
+DOMAIN, VERSION = 1, 2
+"""Field numbers in its OperatorSetIdProto."""
+INT8, FLOAT16 = 3, 10
+"""Values of a tensor's data type."""
 KEY, VALUE = 1, 2
 """Field numbers in its StringStringEntryProto."""
 VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5
@@ -48,15 +54,18 @@ def manifest_of(data: bytes, where: str) -> Manifest:
     again = "export it with cpd-pipeline run"
     try:
         texts = [value for key, value in _metadata(data) if key == METADATA_KEY]
-        digest = graph_sha256(data)
+        digest, opset, precision = graph_sha256(data), _opset(data), _precision(data)
     except ValueError as error:
         raise EngineError(f"{where}: not an ONNX file, or a damaged one: {error}", again) from error
     if len(texts) != 1:
         count = "no" if not texts else "more than one"
         raise EngineError(f"{where}: has {count} {METADATA_KEY} in its metadata", again)
     manifest = Manifest.from_json(texts[0], where)
-    if manifest.graph_sha256 and manifest.graph_sha256 != digest:
+    if manifest.graph_sha256 != digest:
         raise EngineError(f"{where}: was changed since it was exported (SHA-256 differs)", "export it again")
+    if (opset, precision) != (manifest.opset, manifest.precision):
+        said = f"opset {manifest.opset} in {manifest.precision}"
+        raise EngineError(f"{where}: is of opset {opset} in {precision}, its manifest says {said}", "export it again")
     return manifest
 
 
@@ -84,6 +93,30 @@ def _metadata(data: bytes) -> Iterator[tuple[str, str]]:
             entry = data[content:end]
             parts = {inner: entry[begin:stop] for inner, _, begin, stop in _fields(entry)}
             yield parts.get(KEY, b"").decode(), parts.get(VALUE, b"").decode()
+
+
+def _opset(data: bytes) -> int:
+    """Version of the standard ONNX operators; 0 where there is none."""
+    for entry in _parts(data, OPSET_IMPORT):
+        if b"".join(_parts(entry, DOMAIN)) in (b"", b"ai.onnx"):
+            return _varint(b"".join(_parts(entry, VERSION)), 0)[0]
+    return 0
+
+
+def _precision(data: bytes) -> Precision:
+    """The narrowest type that weights have."""
+    types = {
+        _varint(kind, 0)[0]
+        for graph in _parts(data, GRAPH)
+        for tensor in _parts(graph, INITIALIZER)
+        for kind in _parts(tensor, DATA_TYPE)
+    }
+    return "int8" if INT8 in types else "fp16" if FLOAT16 in types else "fp32"
+
+
+def _parts(data: bytes, wanted: int) -> Iterator[bytes]:
+    """The content of each field of this number."""
+    return (data[content:end] for number, _, content, end in _fields(data) if number == wanted)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:

@@ -154,7 +154,12 @@ def render(report: Mapping[str, Any]) -> str:
         engines=[{**UNKNOWN, **engine} for engine in report["engines"]],
         charts=_charts(training),
         epochs=_epochs(training),
-        proofs=[(file["path"], proof) for file in report.get("exports", []) for proof in file.get("proofs", [])],
+        proofs=[
+            (file["path"], {"interval": None, "detail": "", **proof})
+            for files in ("exports", "streams")
+            for file in report.get(files, [])
+            for proof in file.get("proofs", [])
+        ],
         data=_data(report["data"]) if "data" in report else None,
         environment=list(_facts(report["environment"])),
     )

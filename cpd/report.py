@@ -24,6 +24,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     Returns:
         The verdict, the gates that were not passed, and where to read more.
     """
+    exported = _json(run_dir / "export/export.json")
     report = _strict(
         {
             "schema": SCHEMA,
@@ -31,7 +32,8 @@ def run(config: Pipeline, run_dir: Path) -> str:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "version": cpd.__version__,
             **_json(run_dir / "validate/validation.json"),
-            "exports": _json(run_dir / "export/export.json")["files"],
+            "exports": exported["files"],
+            "streams": exported.get("streams", []),
             "data": _json(run_dir / "data/data.json"),
             "training": {role: _json_lines(run_dir / role / "metrics.jsonl") for role in ("teacher", "student")},
         }

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads wait for each other
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def write_colour_model(path: Path, scale: float = 20.0, **changes: object) -> Pa
 
     from cpd.clip import ClipSpec
     from cpd.manifest import METADATA_KEY, Manifest
+    from cpd.onnx_file import graph_sha256
 
     values = {
         "role": "student", "model": "colour", "labels": ("red", "green", "blue"), "precision": "fp32", "opset": 18,
@@ -93,7 +95,12 @@ def write_colour_model(path: Path, scale: float = 20.0, **changes: object) -> Pa
             numpy_helper.from_array(np.eye(3, dtype=np.float32) * np.float32(scale / 255), "weight"),
         ],
     )
+    if manifest.precision != "fp32":  # a weight that nothing reads
+        kind = {"fp16": np.float16, "int8": np.int8}[manifest.precision]
+        graph.initializer.append(numpy_helper.from_array(np.zeros(1, kind), "narrow"))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if "graph_sha256" not in changes:
+        manifest = replace(manifest, graph_sha256=graph_sha256(model.SerializeToString()))
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)

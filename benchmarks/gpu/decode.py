@@ -13,8 +13,8 @@ from rows import Rows, Setup, Values, significant
 
 from cpd.container import Decoder
 from cpd.dataset import Clip
+from cpd.threads import usable_cpus
 from cpd.video import read_windows
-from cpd_serve.runner import usable_cpus
 from cpd_train.loader import ClipLoader
 
 SIZES = {"240p": (240, 424), "720p": (720, 1280), "1080p": (1080, 1920)}

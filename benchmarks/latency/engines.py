@@ -8,6 +8,7 @@ convolution on the same tensor size. Its latency is a line in the number of rung
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cpd.clip import ClipSpec
 from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import graph_sha256
 
 LABELS = ("still", "left", "right", "up", "down", "grow", "shrink", "turn")
 CLIP = ClipSpec(frames=16, resize=32, crop=(32, 32))
@@ -68,6 +70,7 @@ def write_ladder(path: Path, rungs: int, clip: ClipSpec = CLIP, channels: int = 
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     manifest = Manifest("student", f"ladder-{rungs}", LABELS, clip, "fp32", 18, "0" * 64, "0" * 64)
+    manifest = replace(manifest, graph_sha256=graph_sha256(model.SerializeToString()))
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)

@@ -24,12 +24,13 @@ import numpy as np
 
 from cpd.clip import ClipSpec
 from cpd.dataset import read_clips
+from cpd.threads import usable_cpus
 from cpd.video import read_clip
 from cpd_serve.environment import cpu_name
 from cpd_serve.forked import label_videos_forked
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import Question
-from cpd_serve.runner import open_runner, usable_cpus
+from cpd_serve.runner import open_runner
 
 
 def main() -> None:

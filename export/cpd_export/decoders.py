@@ -1,7 +1,9 @@
-"""That the server's frames lead to the answers the model was trained and judged on: PyAV and swscale against DALI.
+"""That the server's frames are those the model was trained and judged on, and lead to the same answers: PyAV and
+swscale against DALI.
 
-The training stages write torch's logits on frames loaded by DALI; here are torch's logits on the same clips as the
-server reads them. The weights are the same, so what differs comes from decoders and scalers alone.
+The training stages write torch's logits on frames loaded by DALI, and what these differ by from the server's; here are
+torch's logits on the same clips as the server reads them. The weights are the same, so what differs comes from decoders
+and scalers alone.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import numpy as np
 from cpd.dataset import Clip, path_in
 from cpd.errors import DataError
 from cpd.metrics import agreement
-from cpd_export.proofs import Logits, Proof, largest, measured, share_at_least
+from cpd_export.proofs import Logits, Proof, at_most, largest, measured, share_at_least
 
 AGREEMENT_MIN = 0.99
+GREY_LEVELS_MAX = 1.0
+"""Mean difference of two decoders and scalers, of 255: they round differently, and no more."""
 
 
 def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list[Proof]:
-    """Compares torch's logits on both kinds of frames.
+    """Compares both kinds of frames, as far as training has, and torch's logits on them.
 
     Args:
         trained: the test_logits.npz of a training stage.
@@ -34,6 +38,7 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     try:
         with np.load(trained, allow_pickle=False) as arrays:
             logits, names = arrays["logits"], arrays["paths"].tolist()
+            grey = {name: float(arrays[name]) for name in ("grey_mean", "grey_largest") if name in arrays}
         rows = {path_in(run_dir, name): row for row, name in enumerate(names)}
         order = [rows[clip.path] for clip in clips]
     except (OSError, ValueError) as error:
@@ -43,20 +48,16 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     if logits.shape != (len(rows), served.shape[1]):
         raise DataError(f"{trained}: is of {logits.shape}, not of these clips and labels", again)
     same = agreement(logits[order], served)
+    frames = (
+        [
+            at_most("DALI's frames = server's frames, mean grey levels", grey["grey_mean"], GREY_LEVELS_MAX),
+            measured("DALI's frames = server's frames, largest grey level", grey["grey_largest"]),
+        ]
+        if len(grey) == 2
+        else []  # of a run that was trained before this was measured
+    )
     return [
+        *frames,
         measured("DALI's frames = server's frames, logits", largest(logits[order], served)),
         share_at_least("DALI's frames = server's frames, same top-1", same, AGREEMENT_MIN),
     ]
-
-
-def evenly(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Up to ``count`` clips, spread over all."""
-    if len(clips) <= count:
-        return list(clips)
-    return [clips[index] for index in np.linspace(0, len(clips) - 1, count).round().astype(int).tolist()]
-
-
-def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
-    """The clips that are not among the others."""
-    paths = {clip.path for clip in others}
-    return [clip for clip in clips if clip.path not in paths]

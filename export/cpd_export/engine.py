@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cpd.errors import ExportError
+from cpd.errors import CpdError, ExportError
 from cpd.manifest import Precision
 from cpd.tensorrt_log import keep_errors
 from cpd_export.gpu import first_gpu
@@ -64,6 +64,11 @@ HARDWARE_COMPATIBLE_FROM = 8
 """First compute capability (its major number: Ampere) that such engines can be built on and for."""
 
 
+MOST = {"max_batch": 1 << 16, "workspace_bytes": 1 << 40}
+"""Beyond it TensorRT's numbers overflow; as ``cpd.config`` has it."""
+COMPATIBLE = ("version_compatible", "hardware_compatible")
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How an engine is built."""
@@ -78,13 +83,15 @@ class BuildOptions:
     """GPUs to build for; empty for the flavour's default."""
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "workspace_bytes"):
+        for name, most in MOST.items():
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
-        for name in ("version_compatible", "hardware_compatible"):
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} must be at least 1 and at most {most}, got {value!r}")
+        for name in COMPATIBLE:
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if len(set(self.compute_capabilities)) != len(self.compute_capabilities):
+            raise ValueError(f"compute_capabilities must differ, got {', '.join(self.compute_capabilities)}")
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
@@ -174,6 +181,16 @@ def check_options(flavour: Flavour, options: BuildOptions, precision: Precision 
         )
 
 
+def for_this_machine(flavour: Flavour, options: BuildOptions) -> BuildOptions:
+    """The options as far as the flavour has them here, for the GPU of this machine where there is one."""
+    for name in COMPATIBLE:
+        try:
+            check_options(flavour, BuildOptions(**{name: getattr(options, name)}))
+        except ExportError:
+            options = BuildOptions(**{**asdict(options), name: False})
+    return replace(options, compute_capabilities=(CURRENT,) if flavour.targets and first_gpu() is not None else ())
+
+
 def build_engine(
     onnx: bytes, options: BuildOptions, flavour: Flavour, timing_cache: bytes = b""
 ) -> tuple[BuiltEngine, bytes]:
@@ -191,6 +208,15 @@ def build_engine(
     Raises:
         ExportError: TensorRT cannot read the graph or cannot build it; names the node or the limit.
     """
+    try:
+        return _built(onnx, options, flavour, timing_cache)
+    except CpdError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # from TensorRT's bindings
+        raise _build_error(flavour, options, str(error).strip().partition("\n")[0]) from error
+
+
+def _built(onnx: bytes, options: BuildOptions, flavour: Flavour, timing_cache: bytes) -> tuple[BuiltEngine, bytes]:
     trt = importlib.import_module(flavour.module)
     log = keep_errors(trt)
     builder = trt.Builder(log)

@@ -6,11 +6,14 @@ import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import click
+
+from cpd.dataset import file_sha256
 from cpd.errors import EngineError, ExportError
-from cpd.lock import atomic
+from cpd.lock import alone_in, atomic
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of, read_onnx
-from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour
+from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour, for_this_machine
 from cpd_export.files import write_file
 
 
@@ -63,7 +66,8 @@ def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | N
     """
     new = engine_of(onnx, read_onnx(onnx), options, module)
     beside = engine_manifest_path(engine)
-    with atomic(beside) as manifest, atomic(engine) as plan:
+    # Alone, or of two that build it at once one could leave its engine beside the manifest of the other.
+    with alone_in(engine.parent), atomic(beside) as manifest, atomic(engine) as plan:
         manifest.write_text(new.manifest.to_json(), encoding="utf-8")
         plan.write_bytes(new.data)
         beside.unlink(missing_ok=True)  # an engine without a manifest is refused, one with another's could be believed
@@ -73,12 +77,14 @@ def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | N
 def rebuild(path: Path) -> EngineInfo:
     """Builds an engine anew for this machine, from the ONNX file beside it and with the options it had.
 
+    Options that cannot be had here are left out, which is said.
+
     Args:
         path: the engine, present or not, or the ONNX file. An engine whose manifest cannot be read is built with
             default options from the ONNX file of the same name.
 
     Raises:
-        EngineError: the ONNX file is missing, damaged or not one of ours.
+        EngineError: the ONNX file is missing, damaged, not one of ours or another than the engine was built from.
         ExportError: no engine can be built here.
     """
     engine = path.with_suffix(".trt")
@@ -92,7 +98,19 @@ def rebuild(path: Path) -> EngineInfo:
         options = _options(manifest.engine)
     if not onnx.is_file():
         raise EngineError(f"{engine}: cannot be built again without {onnx.name}", "copy it beside the engine")
-    return make_engine(onnx, engine, options)
+    if manifest is not None and manifest.engine is not None and file_sha256(onnx) != manifest.engine.onnx_sha256:
+        raise EngineError(
+            f"{onnx}: is another model than the one {engine.name} was built from (SHA-256 differs)",
+            f"copy that one beside the engine, or delete {engine_manifest_path(engine).name} to build one of this",
+        )
+    flavour = choose_flavour(BuildOptions())
+    here = for_this_machine(flavour, options)
+    lost = [name for name, value in options.to_dict().items() if value is True and not getattr(here, name)]
+    if lost:
+        click.echo(
+            f"warning: {engine} is built without {' and '.join(lost)}, which {flavour.module} lacks here", err=True
+        )
+    return make_engine(onnx, engine, here, flavour.module)
 
 
 def _options(info: EngineInfo) -> BuildOptions:

@@ -44,7 +44,7 @@ class ExportedFile:
     precision: str
     status: Status
     reason: str = ""
-    """Why it was not built."""
+    """Why it was not built, or else which of its proofs failed: a target that does not read it, for one."""
     size_bytes: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
     """Of one clip in onnxruntime on this CPU; empty where not measured."""

@@ -23,8 +23,8 @@ from cpd_train.models import VideoClassifier
 INPUT, OUTPUT = "frames", "logits"
 Signature = list[tuple[str, str, list[int | str]]]
 """(name, type, shape) of each input and then of each output, as onnxruntime says it."""
-OLDEST_OPSET = 18
-"""What torch's exporter writes; it converts to newer ones."""
+OLDEST_OPSET, NEWEST_OPSET = 18, 25
+"""What torch's exporter writes, and what it can convert that to; as ``cpd.config`` has it."""
 SINGLE_FILE_BYTES = (1 << 31) - 1
 """Protobuf's limit: a larger model would need its weights in a second file."""
 
@@ -60,11 +60,10 @@ def export_quietly(
         ExportError: torch cannot express the module in this opset.
     """
     name = type(module).__name__
-    newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ExportError(
             f"{name} cannot be exported in opset {opset}",
-            f"set export.opset to {OLDEST_OPSET} at least, {newest} at most",
+            f"set export.opset to {OLDEST_OPSET} at least, {NEWEST_OPSET} at most",
         )
     with _quiet():
         try:
@@ -183,12 +182,14 @@ def first_line(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporter's remarks about itself from the user: they ask nothing of them."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -33,8 +33,8 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from cpd.metrics import agreement, kl_divergence
 from cpd.progress import track
-from cpd_export.graph import preprocessing, tidy
-from cpd_export.proofs import Frames, Logits
+from cpd_export.graph import opset_of, preprocessing, tidy
+from cpd_export.proofs import Frames, Logits, spread
 from cpd_export.session import OnnxSession
 
 CALIBRATORS = {
@@ -54,6 +54,8 @@ BATCH = 8
 SEARCH_FLOPS = 2e11
 """Work of the sensitivity search, from which follows on how many clips each layer is judged: a large model takes
 longer, not forever, and the choice does not depend on how busy the machine is."""
+LONE_PAIRS_FAIL_FROM = 21
+"""First opset in which onnxruntime may not load a layer quantised alone; see ``OnnxSession``'s ``signed``."""
 SEARCH_CLIPS = (4, 32)
 """Fewest and most clips that judge a layer."""
 
@@ -170,9 +172,9 @@ def _harm(trial: Trial) -> tuple[bool, float]:
     return trial.damage.agreement < AGREEMENT_MIN, trial.damage.divergence
 
 
-def _judge(frames: Frames, want: Logits) -> Callable[[bytes], Damage]:
+def _judge(frames: Frames, want: Logits, signed: bool = False) -> Callable[[bytes], Damage]:
     def judge(model: bytes) -> Damage:
-        session = OnnxSession(model, "int8")
+        session = OnnxSession(model, "int8", signed=signed)
         got = np.concatenate([session.logits(frames[at : at + BATCH]) for at in range(0, len(frames), BATCH)])
         return Damage(float(kl_divergence(want, got).mean()), float(agreement(want, got).mean()))
 
@@ -184,7 +186,8 @@ def _sensitivity(source: _Source, choice: Choice, frames: Frames, want: Logits, 
     names = source.layers
     fewest, most = SEARCH_CLIPS
     clips = min(most, max(fewest, int(SEARCH_FLOPS / max(1, flops * len(names)))))
-    judge = _judge(frames[:clips], want[:clips])
+    chosen = spread(len(frames), clips)
+    judge = _judge(frames[chosen], want[chosen], signed=source.opset >= LONE_PAIRS_FAIL_FROM)
     damages = {
         name: judge(source.quantised(choice, only=[node]))
         for name, node in track(names.items(), "int8 sensitivity", total=len(names), unit="layer")
@@ -197,7 +200,7 @@ class _Source:
 
     def __init__(self, graph: onnx.ModelProto, calibration: Frames, folder: Path) -> None:
         self._folder, self._calibration = folder, calibration
-        self.layers = layer_names(graph)
+        self.layers, self.opset = layer_names(graph), opset_of(graph)
         self._always_float = [node.name for node in preprocessing(graph)[1]]
         named = onnx.shape_inference.infer_shapes(graph)
         add_pre_process_metadata(named)  # the exporter has optimised the graph already

@@ -17,10 +17,10 @@ from cpd_export.decoders import decoder_proofs
 from cpd_export.files import STREAM, ExportedFile, onnx_path
 from cpd_export.graph import opset_of, with_manifest
 from cpd_export.inputs import true_labels
-from cpd_export.proofs import BATCH, Outputs, accuracy, faithfulness, parity, read_batch
+from cpd_export.proofs import BATCH, Outputs, accuracy, evenly, failures, faithfulness, parity, read_batch
 from cpd_export.session import OnnxSession
 from cpd_export.stream import export_stream, prove_stream
-from cpd_export.support import support
+from cpd_export.support import support, valid
 from cpd_export.timing import Samples, percentiles_ms
 from cpd_train.models import Checkpoint
 
@@ -60,21 +60,22 @@ def prove(
     else:
         fp32 = outputs[onnx_path(model.role, "fp32")]
         proofs = faithfulness(fp32, outputs[model.path], true_labels(clips, checkpoint), model.precision)
-    broken = [proof for proof in proofs if proof.status == "fail"]
-    reasons = [f"{proof.name}: {proof.value:.3g}, limit {proof.limit}" for proof in broken]
+    proofs.append(valid(model.graph))
+    broken = failures(proofs)
     if broken and model.precision == "fp32":
-        raise ExportError(f"{model.path}: {reasons[0]}")
+        raise ExportError(f"{model.path}: {broken}")
     if model.precision == "fp32":
         proofs += decoder_proofs(run_dir / f"{model.role}/test_logits.npz", clips, outputs[model.role].logits)
+    proofs += support(model.graph)
     return ExportedFile(
         path=model.path,
         role=model.role,
         runtime="onnxruntime",
         precision=model.precision,
         status="failed" if broken else "built",
-        reason="; ".join(reasons),
+        reason=failures(proofs),
         latency_ms=percentiles_ms(times_s),
-        proofs=[*proofs, *support(model.graph)],
+        proofs=proofs,
         quantisation=model.quantisation,
     )
 
@@ -110,13 +111,14 @@ def streaming_file(
     graph = export_stream(checkpoint.model, opset)
     # On one thread both: what waking a second costs a frame would hide the work that it saves.
     stream, clip = (OnnxSession(proto.SerializeToString(), STREAM, threads=1) for proto in (graph.proto, whole))
-    proofs, latency_ms = prove_stream(stream, clip, read_batch(clips[:BATCH], checkpoint.model.clip))
+    proofs, latency_ms = prove_stream(stream, clip, read_batch(evenly(clips, BATCH), checkpoint.model.clip))
     if proofs[0].status == "fail":
         raise ExportError(f"{STREAM}: {proofs[0].name}: {proofs[0].value:.3g}, limit {proofs[0].limit}")
     manifest = replace(describe(run_dir, checkpoint, graph.proto), streaming=True, latency_ms=latency_ms)
     data = with_manifest(graph.proto, manifest, graph.signature)
     file = ExportedFile(STREAM, "student", "onnxruntime", "fp32", "built", size_bytes=len(data), latency_ms=latency_ms)
-    file.proofs = [*proofs, *support(graph.proto)]
+    file.proofs = [*proofs, valid(graph.proto), *support(graph.proto)]
+    file.reason = failures(file.proofs)
     return file, data
 
 

@@ -67,6 +67,15 @@ def measured(name: str, value: float, interval: Interval | None = None) -> Proof
     return Proof(name, float(value), None, "pass" if math.isfinite(value) else "fail", interval)
 
 
+def failures(proofs: Sequence[Proof]) -> str:
+    """What failed and by how much, in one line; empty if nothing did."""
+    return "; ".join(
+        f"{proof.name}: {proof.detail or f'{proof.value:.3g}, limit {proof.limit}'}"
+        for proof in proofs
+        if proof.status == "fail"
+    )
+
+
 def share_at_least(name: str, holds: PerClip, limit: float) -> Proof:
     """A share of test clips below its limit fails only where chance does not explain it; else nothing is decided."""
     value = float(holds.mean())
@@ -91,9 +100,9 @@ class Outputs:
     logits: Logits
     """(clips, classes), computed in batches."""
     single: Logits
-    """(up to BATCH, classes): the first clips again, each alone."""
+    """(up to BATCH, classes): the clips of ``spread`` again, each alone."""
     reversed: Logits
-    """(up to BATCH, classes): the first clips with their frames in reverse order."""
+    """(up to BATCH, classes): the same clips with their frames in reverse order."""
 
 
 def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: ClipSpec) -> dict[str, Outputs]:
@@ -103,20 +112,37 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
         VideoError: a clip cannot be read.
     """
     answers: dict[str, list[Logits]] = {name: [] for name in models}
-    first = read_batch(clips[:BATCH], spec)
     for start in track(range(0, len(clips), BATCH), "comparing on test clips", unit="batch"):
-        frames = first if start == 0 else read_batch(clips[start : start + BATCH], spec)
+        frames = read_batch(clips[start : start + BATCH], spec)
         for name, predict in models.items():
             answers[name].append(predict(frames))
-    backwards = np.ascontiguousarray(first[:, ::-1])
+    chosen = read_batch(evenly(clips, BATCH), spec)
+    backwards = np.ascontiguousarray(chosen[:, ::-1])
     return {
         name: Outputs(
             logits=np.concatenate(answers[name]),
-            single=np.concatenate([predict(first[index : index + 1]) for index in range(len(first))]),
+            single=np.concatenate([predict(chosen[index : index + 1]) for index in range(len(chosen))]),
             reversed=predict(backwards),
         )
         for name, predict in models.items()
     }
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to ``most`` places, spread over ``count``: tables are sorted, and the first of one are of one class."""
+    places: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return places
+
+
+def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """Up to ``most`` clips, spread over all."""
+    return [clips[place] for place in spread(len(clips), most)]
+
+
+def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
+    """The clips that are not among the others."""
+    paths = {clip.path for clip in others}
+    return [clip for clip in clips if clip.path not in paths]
 
 
 def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
@@ -126,11 +152,11 @@ def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
 
 def parity(source: Outputs, exported: Outputs) -> list[Proof]:
     """That an exported graph computes what its source does, whatever the batch and the order of the frames."""
-    count = len(exported.single)
+    again = source.logits[spread(len(source.logits), BATCH)]
     same = float(agreement(source.logits, exported.logits).mean())
     return [
         at_most("torch = onnxruntime", largest(source.logits, exported.logits), LOGIT_LIMIT),
-        at_most("torch = onnxruntime, clips one by one", largest(source.logits[:count], exported.single), LOGIT_LIMIT),
+        at_most("torch = onnxruntime, clips one by one", largest(again, exported.single), LOGIT_LIMIT),
         at_most("torch = onnxruntime, frames in reverse", largest(source.reversed, exported.reversed), LOGIT_LIMIT),
         at_least("same top-1 as torch", same, 1.0),
     ]

@@ -20,13 +20,15 @@ PROVIDER = "CPUExecutionProvider"
 class OnnxSession:
     """A graph on the CPU."""
 
-    def __init__(self, model: bytes, name: str, threads: int = 0) -> None:
+    def __init__(self, model: bytes, name: str, threads: int = 0, signed: bool = False) -> None:
         """Loads a graph.
 
         Args:
             model: a serialised ONNX model.
             name: what to call it in an error.
             threads: that compute; 0 for one on each core.
+            signed: leaves Q/DQ pairs in int8, which onnxruntime makes uint8 on x86: the same numbers, but from opset
+                21 on a pair that it also moves through a reshape or slice is then not loaded.
 
         Raises:
             ExportError: onnxruntime refuses it.
@@ -36,6 +38,8 @@ class OnnxSession:
         options.log_severity_level = FATAL_ONLY
         # Waiting threads that spin take the CPU from the session measured in turns with this one.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if signed:
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         self._name = name
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import click
+
 from cpd.config import Export, Pipeline
 from cpd.dataset import Clip, read_clips
 from cpd.errors import ExportError
 from cpd.manifest import engine_manifest_path
-from cpd_export.decoders import evenly, without
-from cpd_export.engine import BuildOptions
+from cpd.threads import threads_for
+from cpd_export.engine import BuildOptions, choose_flavour
 from cpd_export.engine_file import engine_of
 from cpd_export.files import ExportedFile, engine_path, replace_files
 from cpd_export.graph import export_graph
@@ -19,7 +21,7 @@ from cpd_export.half import half_graph
 from cpd_export.inputs import ROLES, in_torch, read_checkpoints, test_clips
 from cpd_export.int8 import quantise
 from cpd_export.onnx_model import Model, finish, prove, streaming_file
-from cpd_export.proofs import Predict, predict_all, read_batch
+from cpd_export.proofs import Predict, evenly, predict_all, read_batch, without
 from cpd_export.session import OnnxSession
 from cpd_export.timing import Samples, in_turns, is_faster
 from cpd_train.models import Checkpoint
@@ -36,11 +38,17 @@ def run(config: Pipeline, run_dir: Path) -> str:
     """
     checkpoints = read_checkpoints(run_dir)
     student = checkpoints["student"]
+    options = build_options(config.export)
+    if config.export.engine:
+        warn_of_engines(options)
     clips = test_clips(run_dir, student)
     models = [Model(role, "fp32", export_graph(checkpoints[role].model, config.export.opset)) for role in ROLES]
     fp32 = models[-1]
     models += reduced_models(fp32, student, config.export, run_dir)
-    sessions = {model.path: OnnxSession(model.graph.SerializeToString(), model.path) for model in models}
+    sessions = {
+        model.path: OnnxSession(model.graph.SerializeToString(), model.path, threads_for(checkpoints[model.role].flops))
+        for model in models
+    }
     predict: dict[str, Predict] = {role: in_torch(checkpoints[role]) for role in ROLES}
     predict |= {path: session.logits for path, session in sessions.items()}
     outputs = predict_all(predict, clips, student.model.clip)
@@ -54,7 +62,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     }
     if config.export.engine:
         for file in [file for file in files if file.status == "built"]:
-            engine, engine_files = build(run_dir, file, made[file.path], config.export)
+            engine, engine_files = build(run_dir, file, made[file.path], options)
             files.append(engine)
             made |= engine_files
     streams = []
@@ -105,16 +113,30 @@ def recommend(files: list[ExportedFile], times_s: dict[str, Samples]) -> None:
     best.recommended = True
 
 
-def build(run_dir: Path, model: ExportedFile, data: bytes, settings: Export) -> tuple[ExportedFile, dict[str, bytes]]:
-    """What is to be said of a model's engine, and its files; one that cannot be built here does not stop the run."""
-    file = ExportedFile(engine_path(model.path), model.role, "tensorrt", model.precision, "built")
-    options = BuildOptions(
+def build_options(settings: Export) -> BuildOptions:
+    """What the settings ask of engines."""
+    return BuildOptions(
         max_batch=settings.max_batch,
         workspace_bytes=settings.workspace_bytes,
         version_compatible=settings.version_compatible,
         hardware_compatible=settings.hardware_compatible,
         compute_capabilities=settings.compute_capabilities,
     )
+
+
+def warn_of_engines(options: BuildOptions) -> None:
+    """Says before the long work that there will be no engines, while there is time to stop and change it."""
+    try:
+        choose_flavour(options, precision="fp16")  # which is built wherever anything is
+    except ExportError as error:
+        click.echo(f"warning: there will be no engines: {error}", err=True)
+
+
+def build(
+    run_dir: Path, model: ExportedFile, data: bytes, options: BuildOptions
+) -> tuple[ExportedFile, dict[str, bytes]]:
+    """What is to be said of a model's engine, and its files; one that cannot be built here does not stop the run."""
+    file = ExportedFile(engine_path(model.path), model.role, "tensorrt", model.precision, "built")
     try:
         engine = engine_of(run_dir / model.path, data, options)
     except ExportError as error:
@@ -126,14 +148,17 @@ def build(run_dir: Path, model: ExportedFile, data: bytes, settings: Export) -> 
 
 
 def summary(files: list[ExportedFile]) -> str:
-    """What was built, what it was proven to, and which student to serve here."""
-    names = {
-        status: [Path(file.path).name for file in files if file.status == status] for status in ("built", "failed")
-    }
-    failed = f"; failed: {', '.join(names['failed'])}" if names["failed"] else ""
+    """What was built, what was not and why, which proofs failed, and which student to serve here."""
+    built = ", ".join(Path(file.path).name for file in files if file.status == "built")
+    faults: dict[str, list[str]] = {}
+    for file in files:
+        if file.reason:
+            name = f"{'failed: ' if file.status == 'failed' else ''}{Path(file.path).name}"
+            faults.setdefault(file.reason, []).append(name)
+    told = "".join(f"; {', '.join(names)}: {reason}" for reason, names in faults.items())
     (served,) = (file for file in files if file.recommended)
     apart = max(file.proofs[0].value for file in files if file.precision == "fp32" and file.proofs)
     return (
-        f"{', '.join(names['built'])}{failed}; fp32 equal to torch within {apart:.0e}; "
+        f"{built}{told}; fp32 equal to torch within {apart:.0e}; "
         f"fastest here: {Path(served.path).name}, {served.latency_ms['p50']:.2g} ms"
     )

@@ -1,4 +1,4 @@
-"""What targets that cannot be asked here say they read; onnxruntime and an installed TensorRT are asked themselves.
+"""What ONNX says of a graph, and targets that cannot be asked here; onnxruntime and TensorRT are asked themselves.
 
 Sources: docs/operators.md of onnx-tensorrt, and the ONNX opset guide of TensorRT (opset 25 from version 11 on; 20 is
 what the first TensorRT 10 reads, which JetPack 6 stays on).
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from cpd_export.graph import opset_of
+from cpd_export.graph import first_line, opset_of
 from cpd_export.proofs import Proof, at_most
 
 OPSET_MAX = {"TensorRT 10": 20, "TensorRT 11": 25}
@@ -27,6 +27,16 @@ TENSORRT_OPS = frozenset({
     "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators that both majors read, of those a video classifier may hold."""
+
+
+def valid(graph: onnx.ModelProto) -> Proof:
+    """That ONNX itself finds nothing wrong: its checker, types and shapes included."""
+    fault = ""
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        fault = first_line(error)
+    return at_most("faults found by onnx.checker", bool(fault), 0, fault)
 
 
 def support(graph: onnx.ModelProto) -> list[Proof]:

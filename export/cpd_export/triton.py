@@ -10,17 +10,19 @@ Layout and keys are those of Triton's documentation (model_repository.md, model_
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cpd.dataset import file_sha256
 from cpd.errors import DataError, EngineError, ExportError
+from cpd.lock import atomic
 from cpd.manifest import Manifest, engine_manifest_path
 from cpd.onnx_file import read_onnx_manifest
-from cpd_export.files import write_file
 
 BACKENDS = {".onnx": ("onnxruntime", "model.onnx"), ".trt": ("tensorrt", "model.plan")}
 """Triton's backend and the file name it looks for."""
+RUNTIMES = ("onnxruntime", "tensorrt")
 QUEUE_DELAY_US = 2000
 """How long a request may wait for others to share a batch with."""
 
@@ -32,24 +34,30 @@ def export_triton(run_dir: Path, repository: Path, max_batch: int) -> list[str]:
         The names of the models written.
 
     Raises:
-        DataError: the run has no exported files.
+        DataError: the run has no exported files, or none that Triton serves.
         EngineError: one of them was damaged or changed.
-        ExportError: the repository holds other models of the same names.
+        ExportError: see ``write_repository``.
     """
     table = run_dir / "export/export.json"
     if not table.is_file():
         raise DataError(f"{table}: no exported files", "run the export stage first")
-    files = json.loads(table.read_text(encoding="utf-8"))["files"]
-    paths = [
-        run_dir / file["path"]
-        for file in files
-        if file["role"] == "student" and file["status"] == "built" and file["runtime"] in ("onnxruntime", "tensorrt")
-    ]
+    try:
+        paths = [
+            run_dir / file["path"]
+            for file in json.loads(table.read_text(encoding="utf-8"))["files"]
+            if (file["role"], file["status"]) == ("student", "built") and file["runtime"] in RUNTIMES
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{table}: cannot be read: {error}", "run the export stage again") from error
+    if not paths:
+        raise DataError(f"{table}: names no student that Triton serves", "run the export stage again")
     return write_repository(paths, repository, max_batch)
 
 
 def write_repository(models: Sequence[Path], repository: Path, max_batch: int) -> list[str]:
-    """Adds models to a repository, each as its next version; all are checked before the first is written.
+    """Adds models to a repository, each as its next version, unless it is the newest one there already.
+
+    All are checked, and then all are written as drafts, before the first takes its place.
 
     Args:
         models: .onnx files, and .trt engines of the full TensorRT.
@@ -58,14 +66,25 @@ def write_repository(models: Sequence[Path], repository: Path, max_batch: int) -
 
     Raises:
         EngineError: a model is damaged, changed or not one of ours.
-        ExportError: a model cannot be served by Triton, or the repository holds another of its name.
+        ExportError: a model cannot be served by Triton, the repository holds another of its name, or cannot be used.
     """
     entries = [_Entry(path, max_batch) for path in models]
-    for entry in entries:
-        entry.check(repository)
-    for entry in entries:
-        entry.write(repository)
+    with _explained(repository), ExitStack() as drafts:
+        for entry in entries:
+            entry.check(repository)
+        for entry in entries:
+            entry.write(repository, drafts)
     return [entry.name for entry in entries]
+
+
+@contextmanager
+def _explained(repository: Path) -> Iterator[None]:
+    """Turns whatever the file system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ExportError(f"{error.filename or repository}: {reason}", "mend that, or name another folder") from error
 
 
 class _Entry:
@@ -75,6 +94,13 @@ class _Entry:
         if path.suffix not in BACKENDS:
             raise ExportError(f"{path}: not a model that Triton serves", f"name {' or '.join(BACKENDS)} files")
         self.path, self.manifest = path, _read_manifest(path)
+        if self.manifest.streaming:
+            raise ExportError(f"{path}: takes a frame at a time, not a clip", "serve it with cpd-serve --stream")
+        most = self.manifest.engine.options.get("max_batch") if self.manifest.engine else None
+        if isinstance(most, int) and max_batch > most:
+            raise ExportError(
+                f"{path}: was built for batches of up to {most}, not {max_batch}", "run the export stage again"
+            )
         self.name = path.name.replace(".", "-") if path.suffix == ".trt" else path.stem.replace(".", "-")
         backend, self.file_name = BACKENDS[path.suffix]
         self.config = config_text(self.name, backend, self.manifest, max_batch)
@@ -84,16 +110,41 @@ class _Entry:
         """Raises ExportError where the repository has this name for something else."""
         for name, text in (("config.pbtxt", self.config), ("labels.txt", self.labels)):
             there = repository / self.name / name
-            if there.exists() and there.read_text(encoding="utf-8") != text:
+            found = there.read_bytes().splitlines() if there.exists() else text.encode().splitlines()
+            differs = [line for line in text.encode().splitlines() if line not in found]
+            if len(differs) == 1 and differs[0].startswith(b"max_batch_size"):
+                raise ExportError(
+                    f"{there}: has another max_batch_size than export.max_batch",
+                    "change either, or name another folder",
+                )
+            if differs or len(found) != len(text.splitlines()):
                 raise ExportError(f"{there}: belongs to a model of other inputs or labels", "name another folder")
 
-    def write(self, repository: Path) -> None:
-        """The model first: Triton loads a version when it finds its configuration."""
-        folder = repository / self.name
-        versions = [int(child.name) for child in folder.glob("*") if child.name.isdecimal()] if folder.is_dir() else []
-        write_file(folder / str(max(versions, default=0) + 1) / self.file_name, self.path.read_bytes())
-        write_file(folder / "labels.txt", self.labels.encode())
-        write_file(folder / "config.pbtxt", self.config.encode())
+    def write(self, repository: Path, drafts: ExitStack) -> None:
+        """The model takes its place first: Triton loads a version when it finds its configuration."""
+        folder, data = repository / self.name, self.path.read_bytes()
+        versions = [int(child.name) for child in folder.glob("*") if child.name.isdecimal()]
+        newest = max(versions, default=0)
+        files = {folder / "config.pbtxt": self.config.encode(), folder / "labels.txt": self.labels.encode()}
+        model = folder / str(newest) / self.file_name
+        if not model.exists() or model.read_bytes() != data:
+            files[folder / str(newest + 1) / self.file_name] = data
+        for path, content in files.items():
+            _make_folder(path.parent, drafts)
+            drafts.enter_context(atomic(path)).write_bytes(content)
+
+
+def _make_folder(folder: Path, drafts: ExitStack) -> None:
+    """Makes a folder that is gone again where nothing comes to lie in it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent, drafts)
+        folder.mkdir()
+        drafts.callback(_remove_if_empty, folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def config_text(name: str, backend: str, manifest: Manifest, max_batch: int) -> str:

@@ -8,10 +8,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cpd.threads import usable_cpus
 from cpd_serve.bench_worker import Engine, Opened
-from cpd_serve.runner import usable_cpus
 
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "numpy")
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean_cu13", "tensorrt_rtx_cu13", "numpy")
 
 
 def machine(engine: Engine, opened: Opened) -> dict[str, str | int | None]:

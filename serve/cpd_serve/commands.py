@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from cpd.errors import EngineError
+from cpd.threads import usable_cpus
 from cpd_serve.batch import label_videos
 from cpd_serve.cuda_driver import check_decoder
 from cpd_serve.inputs import expand
 from cpd_serve.labelling import PARTS, Answer, Question
 from cpd_serve.options import printable
 from cpd_serve.rebuilding import open_engine
-from cpd_serve.runner import Runner, usable_cpus
+from cpd_serve.runner import Runner
 
 
 def label(

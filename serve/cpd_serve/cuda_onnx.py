@@ -19,7 +19,7 @@ import onnxruntime
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
 from cpd_serve.cuda_driver import check_cuda_python
-from cpd_serve.onnx_runner import SHORT_NAMES, OnnxRunner, open_session, reason
+from cpd_serve.onnx_runner import FP32, SHORT_NAMES, OnnxRunner, open_session, reason
 from cpd_serve.runner import Frames, Logits, check_frames
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 BATCH_MAX = 16
 """Clips that go to the GPU at once; more go one batch after the other."""
 CUDA, TENSORRT, CPU = (SHORT_NAMES[name] for name in ("cuda", "tensorrt", "cpu"))
-FP32 = {"use_tf32": "0"}
-"""A graph that says fp32 shall be fp32, as in the engines of TensorRT."""
 REFUSES_GRAPHS = "as requested by the user"
 """In onnxruntime's message where a model cannot be captured as a whole."""
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cpd_serve.runner import usable_cpus
+from cpd.threads import usable_cpus
 
 PACKAGES = (
     "cpd", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-dali-cuda130",

@@ -11,9 +11,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
+from cpd.threads import usable_cpus
 from cpd_serve.http_service import Limits, Service
 from cpd_serve.rebuilding import open_engine
-from cpd_serve.runner import usable_cpus
 
 CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""

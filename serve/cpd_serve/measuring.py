@@ -16,9 +16,10 @@ from cpd.dataset import Clip
 from cpd.errors import EngineError
 from cpd.metrics import Interval, Logits, bootstrap_interval
 from cpd.progress import track
+from cpd.threads import usable_cpus
 from cpd.video import read_clip
 from cpd_serve.latency import BLOCK_RUNS, Samples, measure
-from cpd_serve.runner import Frames, Runner, open_runner, usable_cpus
+from cpd_serve.runner import Frames, Runner, open_runner
 
 BATCH_CLIPS = 8
 Status = Literal["validated", "built, not run", "failed"]
@@ -45,8 +46,15 @@ class Engine:
         return self.file["role"], self.file["runtime"], self.file["precision"]
 
 
-def open_engine(file: dict[str, Any], run_dir: Path, labels: tuple[str, ...], stack: ExitStack) -> Engine:
+def open_engine(file: dict[str, Any], run_dir: Path, labels: tuple[str, ...], device: str, stack: ExitStack) -> Engine:
     """Loads an exported file until the stack is closed; where that cannot be, the engine says why.
+
+    Args:
+        file: its row of export.json.
+        run_dir: of the run that made it.
+        labels: of the run.
+        device: auto, cpu or cuda; what an ONNX file is run on. An engine always runs on a GPU.
+        stack: closes it.
 
     Raises:
         EngineError: it was made for other labels.
@@ -56,7 +64,8 @@ def open_engine(file: dict[str, Any], run_dir: Path, labels: tuple[str, ...], st
         engine.reason = f"export: {file['reason'] or file['status']}"
         return engine
     try:
-        engine.runner = stack.enter_context(open_runner(run_dir / file["path"]))
+        provider = None if device == "auto" or file["runtime"] != "onnxruntime" else device
+        engine.runner = stack.enter_context(open_runner(run_dir / file["path"], provider))
     except EngineError as error:
         # An engine made for another machine is no failure; an ONNX file runs everywhere.
         engine.status = "failed" if file["runtime"] == "onnxruntime" else "built, not run"

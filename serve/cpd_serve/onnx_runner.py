@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
 from cpd.onnx_file import manifest_of, read_onnx
+from cpd.threads import threads_for, usable_cpus
 from cpd_serve.cuda_driver import driver_present
-from cpd_serve.runner import Frames, Logits, check_frames, usable_cpus
+from cpd_serve.runner import Frames, Logits, check_frames
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -25,11 +26,11 @@ SHORT_NAMES = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 ON_CUDA = (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"])
+FP32 = {"use_tf32": "0"}
+"""For CUDA's provider: a graph that says fp32 shall be fp32, as in the engines of TensorRT."""
 NEXT = "next_"
 """Prefix of the output that is given to the input of the same name with the following frame."""
 Caches = dict[str, NDArray[np.float32]]
-ONE_THREAD_FLOPS = 50_000_000
-"""A run of fewer floating-point operations is over before more threads have woken: two cost it 12 to 60 % more time."""
 FATAL_ONLY = 4
 """onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
 
@@ -43,9 +44,9 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
         from cpd_serve.cuda_onnx import load_on_device
 
         return load_on_device(path, data, manifest, provider, threads)
-    if threads is None and 0 < manifest.flops // (manifest.clip.frames if manifest.streaming else 1) < ONE_THREAD_FLOPS:
-        threads = 1
-    session = open_session(path, data, threads, {provider: {}, SHORT_NAMES["cpu"]: {}})
+    threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))
+    options = FP32 if provider == SHORT_NAMES["cuda"] else {}
+    session = open_session(path, data, threads, {provider: options, SHORT_NAMES["cpu"]: {}})
     return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
 
 
@@ -133,7 +134,10 @@ class OnnxRunner:
         Raises:
             EngineError: the graph is another than its manifest describes.
         """
-        (first, *caches), (logits, *kept) = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not inputs or not outputs:
+            raise EngineError(f"{self.path}: its graph takes nothing or gives nothing", "export it again")
+        (first, *caches), (logits, *kept) = inputs, outputs
         good = (
             (first.name, first.type, fits(first.shape, shape)) == (name, "tensor(uint8)", True)
             and fits(logits.shape, (len(self.manifest.labels),))
@@ -183,7 +187,7 @@ class OnnxStreamRunner(OnnxRunner):
         Raises:
             EngineError: the runtime failed.
         """
-        if len(memories) == 1:
+        if len(memories) == 1 and self.provider == SHORT_NAMES["cpu"]:
             try:
                 return memories[0].step(pixels[0])
             except Exception as error:
@@ -207,7 +211,8 @@ class OnnxStreamRunner(OnnxRunner):
 class StreamMemory:
     """What a streaming graph keeps of one stream, in place: the graph reads one set of caches and writes the other.
 
-    A frame alone then allocates and copies nothing but itself, a fifth of the time of a small model's step.
+    A frame alone then allocates and copies nothing but itself, a fifth of the time of a small model's step. On the CPU
+    alone: for a device, what is bound is copied when it is bound, and not again before each run.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, sets: list[Caches], manifest: Manifest) -> None:
@@ -220,7 +225,7 @@ class StreamMemory:
         self._session, self._sets, self._current = session, sets, 0
         self._frame = np.empty((1, *manifest.clip.shape[1:]), np.uint8)
         self._logits = np.empty((1, len(manifest.labels)), np.float32)
-        self._bindings = [self._bind(*sets), self._bind(*reversed(sets))]
+        self._bindings: list[onnxruntime.IOBinding] = []
 
     @property
     def caches(self) -> Caches:
@@ -229,6 +234,8 @@ class StreamMemory:
 
     def step(self, pixels: NDArray[np.uint8]) -> Logits:
         """(1, classes) after one more (height, width, 3) frame."""
+        if not self._bindings:
+            self._bindings = [self._bind(*self._sets), self._bind(*reversed(self._sets))]
         self._frame[0] = pixels
         self._session.run_with_iobinding(self._bindings[self._current])
         self._current = 1 - self._current

@@ -72,7 +72,7 @@ def open_runner(path: str | Path, provider: str | None = None, threads: int | No
     load = LOADERS.get(path.suffix)
     if load is None:
         raise EngineError(f"{path}: not a model that can be served", f"name a {' or '.join(LOADERS)} file")
-    if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises where the name is too long or nothing may be read
+    if not os.path.isfile(path):  # noqa: PTH113  # Path.is_file raises where the name is too long or not to be read
         raise EngineError(f"{path}: no such file", "export it with cpd-pipeline run")
     return load(path, provider, threads)
 
@@ -82,11 +82,6 @@ def check_frames(frames: Frames, manifest: Manifest) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != manifest.clip.shape or len(frames) == 0:
         want = ", ".join(map(str, manifest.clip.shape))
         raise ValueError(f"frames must be (batch, {want}) uint8, got {frames.shape} {frames.dtype}")
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:

@@ -72,7 +72,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     files = _json(run_dir / "export/export.json")["files"]
     references = {role: read_reference(run_dir / role / "test_logits.npz", clips) for role in ("teacher", "student")}
     with ExitStack() as stack:
-        engines = [open_engine(file, run_dir, labels, stack) for file in files]
+        engines = [open_engine(file, run_dir, labels, config.device, stack) for file in files]
         run_on_clips(engines, clips)
         time_in_turns(engines, clips[0], config.validate_.latency_runs, config.seed)
     gates = judge(config, engines, references)
@@ -126,7 +126,9 @@ def judge(config: Pipeline, engines: list[Engine], references: dict[str, Referen
         "top1_min": partial(share_gate, right),
         "top1_retained_min": partial(split_gate, retained_top1(right, taught), retained, len(right)),
         "agreement_min": partial(share_gate, agrees),
-        "logit_difference_max": partial(exact_gate, graph_difference(student), "proven at export, on the same frames"),
+        "logit_difference_max": partial(
+            exact_gate, graph_difference(student, engines), "proven at export, on the same frames"
+        ),
         "speedup_min": partial(speedup_gate, student, validated(engines, ITS_TEACHER)),
         "latency_p50_ms_max": partial(percentile_gate, student.samples_s, 50),
         "latency_p99_ms_max": partial(percentile_gate, student.samples_s, 99),
@@ -153,8 +155,18 @@ def speedup_gate(student: Engine, teacher: Engine | None, name: str, limit: floa
     return latency_gate(value, interval, len(student.samples_s), name, limit, at_least=True)
 
 
-def graph_difference(engine: Engine) -> float | None:
-    """Largest torch to onnxruntime difference that export measured on the same frames; None where it did not."""
+def graph_difference(engine: Engine, engines: list[Engine]) -> float | None:
+    """What the graph alone changes, on the same frames; None where that was not measured.
+
+    Of an ONNX file the largest torch to onnxruntime difference that export found, of an engine its difference to
+    onnxruntime here.
+    """
+    role, runtime, precision = engine.kind
+    if runtime != "onnxruntime":
+        source = validated(engines, (role, "onnxruntime", precision))
+        if source is None or source.logits is None or engine.logits is None:
+            return None
+        return float(np.abs(engine.logits - source.logits).max())
     values = [proof["value"] for proof in engine.file["proofs"] if proof["name"].startswith(GRAPH_PROOF)]
     return max(values) if values else None
 
@@ -193,7 +205,7 @@ def describe_engine(
         "status": engine.status,
         "reason": engine.reason,
         "top1": None, "top5": None, "top1_interval": None, "agreement_with_teacher": None, "kl_from_teacher": None,
-        "max_abs_logit_difference": None, "max_abs_graph_difference": graph_difference(engine),
+        "max_abs_logit_difference": None, "max_abs_graph_difference": graph_difference(engine, engines),
         "latency_ms": None, "speedup_over_teacher": None,
         "size_bytes": path.stat().st_size if path.exists() else None,
     }  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+
+from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import graph_sha256
 
 pytestmark = pytest.mark.alone
 BENCH = [sys.executable, "-c", "from cpd_serve.bench_cli import main; main(prog_name='cpd-bench')"]
@@ -40,6 +44,9 @@ def slow_down(source: Path, target: Path, layers: int) -> Path:
     del model.graph.node[:]
     model.graph.node.extend([cast, *more, *rest])
     onnx.checker.check_model(model)
+    said = Manifest.from_json(model.metadata_props[0].value, "it")
+    digest = graph_sha256(model.SerializeToString())
+    helper.set_model_props(model, {METADATA_KEY: replace(said, graph_sha256=digest).to_json()})
     onnx.save(model, target)
     return target
 

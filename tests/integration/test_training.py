@@ -59,6 +59,8 @@ def test_the_teacher_leaves_what_other_rooms_read(taught):
         assert kept["logits"].shape == (16, 8)
         assert sorted(set(kept["labels"].tolist())) == list(range(8))
         assert all(path.endswith(".avi") for path in kept["paths"])
+        assert 0 <= kept["grey_mean"] <= 1, "DALI's frames are those the server will read"
+        assert kept["grey_mean"] <= kept["grey_largest"] <= 255
 
 
 def test_training_on_the_validation_clips_keeps_the_last_epoch(tmp_path):

@@ -25,6 +25,7 @@ from cpd.dataset import name_in
 from cpd.errors import TrainingError
 from cpd.lock import atomic
 from cpd.progress import track
+from cpd.video import read_clip
 from cpd_train.cuda import Utilisation, why_no_gpu
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
@@ -188,10 +189,21 @@ def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) ->
     """Keeps a model's answers on the test split, in the run folder's ``<role>/test_logits.npz``, for stages without
     torch; returns its top-1 (fraction)."""
     logits, truth = predict(model, loader)
-    names = [name_in(path.parent.parent, clip.path) for clip in loader.clips]
+    names = np.array([name_in(path.parent.parent, clip.path) for clip in loader.clips])
+    grey = grey_levels_apart(loader)
     with atomic(path) as draft:
-        np.savez(draft, logits=logits, labels=truth, paths=np.array(names))
+        np.savez(draft, logits=logits, labels=truth, paths=names, grey_mean=grey.mean(), grey_largest=grey.max())
     return float((logits.argmax(1) == truth).mean())
+
+
+def grey_levels_apart(loader: ClipLoader) -> NDArray[np.int16]:
+    """How far the loader's frames and the server's are apart, of up to 16 clips spread over all."""
+    places = np.linspace(0, len(loader.clips) - 1, min(16, len(loader.clips))).round().astype(int)
+    clips = [loader.clips[place] for place in places]
+    (batch,) = ClipLoader(clips, loader.labels, loader.spec, len(clips), loader.device).evaluate()
+    served = np.stack([read_clip(clip.path, loader.spec) for clip in clips])
+    apart: NDArray[np.int16] = np.abs(batch.frames.cpu().numpy().astype(np.int16) - served)
+    return apart
 
 
 class Waiting:

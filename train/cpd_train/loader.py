@@ -7,7 +7,6 @@ chooses between the two sample by sample.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import warnings
@@ -29,6 +28,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Augment
 from cpd.container import NVDEC_LIBRARY, open_file
 from cpd.dataset import Clip
+from cpd.threads import usable_cpus
 from cpd.video import read_frames
 from cpd_train.nvdec import CODECS, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
@@ -87,13 +87,13 @@ class ClipLoader:
         self._pipeline = _graph(
             device_type=device.type,
             batch_size=batch_size,
-            num_threads=os.cpu_count() or 1,
+            num_threads=usable_cpus(),
             device_id=device.index or 0 if device.type == "cuda" else None,
             prefetch_queue_depth=1,
             exec_dynamic=True,
         )
         self._pipeline.build()
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(usable_cpus())
         self._cache_left = cache_bytes
         self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
         self._views: dict[Hashable, Frames] = {}

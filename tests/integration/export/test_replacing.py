@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from cpd.config import Pipeline
 from cpd.dataset import file_sha256
@@ -16,13 +19,15 @@ MakeConfig = Callable[..., Pipeline]
 
 
 def test_an_engine_that_cannot_be_built_leaves_no_old_one(
-    exported: Path, make_config: MakeConfig, tmp_path: Path
+    exported: Path, make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(exported, run_dir)
     before = file_sha256(run_dir / "export/student.onnx")
     assert (run_dir / "export/student.trt").is_file()
-    stage.run(make_config(precisions=["fp32"], compute_capabilities=["9.0"]), run_dir)
+    said = stage.run(make_config(precisions=["fp32"], compute_capabilities=["9.0"]), run_dir)
+    assert re.search(r"; failed: teacher\.trt, failed: student\.trt: .*compute capability 9\.0", said)
+    assert "warning: there will be no engines: " in capsys.readouterr().err
     assert file_sha256(run_dir / "export/student.onnx") != before, "the manifest holds what was measured this time"
     names = {path.name for path in (run_dir / "export").iterdir()}
     assert names == {"teacher.onnx", "student.onnx", "student.stream.onnx", "export.json"}
@@ -42,3 +47,17 @@ def test_an_engine_is_of_the_model_beside_it(exported: Path, make_config: MakeCo
     assert engine.onnx_sha256 == file_sha256(run_dir / "export/student.onnx")
     assert engine.engine_sha256 == file_sha256(engine_path)
     assert engine.options["max_batch"] == 3
+
+
+def test_a_target_that_does_not_read_the_files_is_named_and_int8_is_found_in_any_opset(
+    exported: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(exported, run_dir)
+    said = stage.run(make_config(precisions=["fp32", "int8"], opset=21, engine=False), run_dir)
+    reason = "obstacles to TensorRT 10: opset 21, it reads up to 20"
+    assert re.search(f"; teacher.onnx, student.onnx, student.int8.onnx.*: .*{reason}", said)
+    table = json.loads((run_dir / "export/export.json").read_text())
+    assert {file["reason"] for file in table["files"]} == {reason}
+    assert reason in table["streams"][0]["reason"], "it may have taken too long for a frame, too"
+    assert {file["status"] for file in table["files"]} == {"built"}

@@ -20,7 +20,10 @@ from cpd.manifest import Manifest
 from cpd.onnx_file import read_onnx_manifest
 from cpd.video import read_clip
 from cpd_export import stage
+from cpd_export.files import STREAM, ExportedFile
 from cpd_export.graph import export_graph
+from cpd_export.proofs import at_most, failures
+from cpd_export.stage import summary
 from cpd_export.stream import export_stream
 from cpd_train.models import ModelSpec, VideoClassifier, build_model, read_checkpoint, write_checkpoint
 
@@ -104,10 +107,14 @@ def test_decoders_and_targets_are_proven_too(exported: Path) -> None:
     files = {file["path"]: file for file in json.loads((exported / "export/export.json").read_text())["files"]}
     proofs = {proof["name"]: proof for proof in files["export/student.onnx"]["proofs"]}
     assert proofs["DALI's frames = server's frames, same top-1"]["value"] == 1.0
+    mean, largest = (
+        proofs[f"DALI's frames = server's frames, {what}"] for what in ("mean grey levels", "largest grey level")
+    )
+    assert (mean["value"], mean["limit"], largest["value"], largest["limit"]) == (0.25, 1.0, 9.0, None)
     for file in files.values():
         if file["runtime"] == "onnxruntime":
             named = {proof["name"] for proof in file["proofs"]}
-            assert {"obstacles to TensorRT 10", "obstacles to TensorRT 11"} <= named
+            assert {"faults found by onnx.checker", "obstacles to TensorRT 10", "obstacles to TensorRT 11"} <= named
             assert file["latency_ms"]["p50"] > 0
 
 
@@ -176,6 +183,16 @@ def test_a_causal_student_runs_frame_by_frame(exported: Path) -> None:
         state = dict(zip(names, kept, strict=True))
     np.testing.assert_allclose(logits, whole.run(None, {"frames": frames})[0], atol=1e-4)
     assert read_onnx_manifest(exported / file["path"]).streaming
+
+
+def test_a_frame_that_takes_too_long_is_said() -> None:
+    served = ExportedFile(
+        "export/student.onnx", "student", "onnxruntime", "fp32", "built",
+        latency_ms={"p50": 1.0}, recommended=True, proofs=[at_most("torch = onnxruntime", 0, 1e-4)],
+    )  # fmt: skip
+    slow = [at_most("time of a frame / time of a clip", 0.5, 0.333)]
+    stream = ExportedFile(STREAM, "student", "onnxruntime", "fp32", "built", proofs=slow, reason=failures(slow))
+    assert "; student.stream.onnx: time of a frame / time of a clip: 0.5, limit 0.333; " in summary([served, stream])
 
 
 def test_a_model_that_looks_ahead_has_no_streaming_graph(exported: Path) -> None:

@@ -154,6 +154,30 @@ def test_an_atomic_write_leaves_the_old_content_when_it_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_do_not_meet_and_the_last_wins(tmp_path):
+    path = tmp_path / "student.trt"
+    with atomic(path) as first:
+        first.write_text("first")
+        with atomic(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+
+
+def test_only_drafts_that_nobody_writes_any_more_are_taken_away(tmp_path):
+    left, older, young, other = (
+        tmp_path / name
+        for name in (".student.0a1b2c3d.draft.trt", ".student.draft.trt", ".student.5e6f.draft.trt", "student.trt.json")
+    )
+    for draft in (left, older, young, other):
+        draft.write_text("half")
+    for draft in (left, older, other):
+        os.utime(draft, (1, 1))
+    with atomic(tmp_path / "student.trt") as draft:
+        draft.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "student.trt", young, other])
+
+
 def test_many_files_have_one_digest_of_names_sizes_and_times(tmp_path):
     paths = [tmp_path / "a.avi", tmp_path / "b.avi"]
     for path in paths:

@@ -93,6 +93,7 @@ def test_anything_else_is_no_manifest(text: str) -> None:
         ({"clip": {"fps": 3}}, "unknown keys in a clip specification: fps"),
         ({"engine": {}}, "'onnx'"),
         ({"engine": []}, "list"),
+        ({"engine": json.loads(TEXT)["engine"] | {"target": ""}}, "engine.target must say where the engine runs"),
         ({"engine": {"flavor": "x"}}, "unknown keys flavor"),
     ],
 )
@@ -186,6 +187,28 @@ def test_foreign_and_missing_models_are_named(tmp_path: Path, described: Path) -
         read_onnx_manifest(tmp_path / "absent.onnx")
     with pytest.raises(EngineError, match="is a directory"):
         read_onnx_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"graph_sha256": ""}, "was changed since it was exported"),
+        ({"opset": 19}, "is of opset 18 in fp32, its manifest says opset 19 in fp32"),
+    ],
+)
+def test_a_manifest_is_of_the_graph_it_is_in(
+    write_model: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        read_onnx_manifest(write_model(tmp_path / "model.onnx", **changes))
+
+
+def test_a_precision_that_the_weights_do_not_have_is_refused(described: Path) -> None:
+    proto = onnx.load(described)
+    said = Manifest.from_json(proto.metadata_props[0].value, "it")
+    proto.metadata_props[0].value = replace(said, precision="int8").to_json()
+    with pytest.raises(EngineError, match="is of opset 18 in fp32, its manifest says opset 18 in int8"):
+        manifest_of(proto.SerializeToString(), "it")
 
 
 def test_a_second_manifest_is_refused(described: Path) -> None:

@@ -51,7 +51,12 @@ VALIDATION = {
     "environment": {"cpu": "a processor", "gpu": None, "packages": {"onnxruntime": "1.31.1"}},
 }  # fmt: skip
 PROOF = {"name": "torch = onnxruntime", "value": 3.3e-6, "limit": 1e-4, "status": "pass"}
-EXPORT = {"files": [{"path": "export/student.onnx", "role": "student", "status": "built", "proofs": [PROOF]}]}
+UNREAD = {"name": "obstacles to TensorRT 10", "value": 1.0, "limit": 0, "status": "fail", "detail": "operator Det"}
+SHARE = {"name": "frame by frame", "value": 0.8, "limit": None, "status": "pass", "interval": [0.7, 0.9]}
+EXPORT = {
+    "files": [{"path": "export/student.onnx", "role": "student", "status": "built", "proofs": [PROOF, UNREAD]}],
+    "streams": [{"path": "export/student.stream.onnx", "role": "student", "status": "built", "proofs": [SHARE]}],
+}
 DATA = {
     "labels": ["drift <left>", "grow"],
     "splits": {"train": 768, "validation": 128, "test": 320},
@@ -131,6 +136,7 @@ def test_report_json_holds_what_the_contract_says_and_more(run_dir, config):
         assert document[key] == value
     assert document["data"] == DATA
     assert document["exports"] == EXPORT["files"]
+    assert document["streams"] == EXPORT["streams"]
     assert document["training"]["student"][2]["loss"]["spectrum"] is None, "not a number is not JSON"
 
 
@@ -145,6 +151,7 @@ def test_the_page_shows_everything_and_needs_nothing(run_dir, config):
         "torch = onnxruntime", "drift <left>", "1,216 clips of 2 classes", "1 clip left out", "a & b.mp4",
         "no frame can be decoded", "a processor", "1.31.1", "80.0 %", "Every epoch of the teacher",
         "loss cross entropy", "Weighted loss terms of the student", "200 runs in turns", "8.2× faster", "graph 2.4e-7",
+        "operator Det", "student.stream.onnx", "0.7 to 0.9",
     ):  # fmt: skip
         assert text in shown, text
     assert not page.tags & {"script", "link", "img", "iframe"}

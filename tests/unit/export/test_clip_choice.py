@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cpd.dataset import Clip
-from cpd_export.decoders import evenly, without
+from cpd_export.proofs import evenly, without
 
 
 def clips(count: int) -> list[Clip]:

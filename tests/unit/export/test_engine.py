@@ -10,11 +10,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cpd.config import Export
 from cpd.dataset import file_sha256
 from cpd.errors import EngineError, ExportError
 from cpd.manifest import SEAL, Manifest, Precision, _digest, engine_manifest_path
 from cpd_export import engine
-from cpd_export.engine import FLAVOURS, BuildOptions, build_engine, check_options, choose_flavour
+from cpd_export.engine import (
+    CURRENT,
+    FLAVOURS,
+    MOST,
+    BuildOptions,
+    build_engine,
+    check_options,
+    choose_flavour,
+    for_this_machine,
+)
 from cpd_export.engine_file import make_engine, rebuild
 from cpd_export.gpu import Gpu
 
@@ -92,6 +102,29 @@ def test_without_any_tensorrt_every_reason_and_the_remedy_are_given(monkeypatch:
 def test_impossible_options_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         BuildOptions(**values)  # type: ignore[arg-type]
+
+
+def test_bounds_are_those_of_the_configuration() -> None:
+    for name, most in MOST.items():
+        Export.model_validate({name: most})
+        with pytest.raises(ValueError, match=f"{most}"):
+            Export.model_validate({name: most + 1})
+        with pytest.raises(ValueError, match=f"at most {most}"):
+            BuildOptions(**{name: most + 1})
+    with pytest.raises(ValueError, match="compute_capabilities must differ"):
+        BuildOptions(compute_capabilities=("8.9", "8.9"))
+
+
+def test_what_tensorrt_cannot_hold_is_one_clear_error(colour_model: Path) -> None:
+    with pytest.raises(ExportError, match="tensorrt_rtx cannot build the engine: "):
+        build_engine(colour_model.read_bytes(), replace_unchecked(max_batch=10**30), RTX)
+
+
+def replace_unchecked(**values: object) -> BuildOptions:
+    options = BuildOptions()
+    for name, value in values.items():
+        object.__setattr__(options, name, value)
+    return options
 
 
 def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> None:
@@ -199,6 +232,37 @@ def test_an_engine_is_built_again_with_the_options_it_had(colour_model: Path) ->
     assert file_sha256(path) == again.engine_sha256
 
 
+def test_options_that_cannot_be_had_here_are_left_out_and_named(
+    colour_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = colour_model.with_suffix(".trt")
+    make_engine(colour_model, path, OPTIONS)
+    rewrite_engine(path, {"hardware_compatible": True})
+    assert rebuild(path).options == {**OPTIONS.to_dict(), "hardware_compatible": False}
+    assert "is built without hardware_compatible, which tensorrt_rtx lacks here" in capsys.readouterr().err
+
+
+def test_an_engine_is_built_again_for_the_gpu_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a Hopper GPU", "9.0"))
+    assert for_this_machine(RTX, OPTIONS).compute_capabilities == (CURRENT,)
+    options = BuildOptions(version_compatible=True, hardware_compatible=True)
+    assert for_this_machine(FLAVOURS["tensorrt"], options) == options
+    monkeypatch.setattr(engine, "first_gpu", lambda: None)
+    assert for_this_machine(RTX, OPTIONS).compute_capabilities == ()
+
+
+def test_another_model_beside_the_engine_is_not_built_silently(
+    colour_model: Path, write_model: Callable[..., Path]
+) -> None:
+    path = colour_model.with_suffix(".trt")
+    make_engine(colour_model, path, OPTIONS)
+    before = path.read_bytes()
+    write_model(colour_model, scale=30.0)
+    with pytest.raises(EngineError, match=r"another model than the one colours\.trt was built from .*delete colours"):
+        rebuild(path)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("manifest", [None, "", "{}", "\0"])
 def test_an_engine_without_a_manifest_is_built_from_the_model_of_its_name(
     colour_model: Path, manifest: str | None
@@ -221,9 +285,14 @@ def test_nothing_is_built_again_from_nothing(tmp_path: Path) -> None:
 def test_impossible_options_in_a_manifest_are_an_error(colour_model: Path, options: dict[str, object]) -> None:
     path = colour_model.with_suffix(".trt")
     make_engine(colour_model, path, OPTIONS)
+    rewrite_engine(path, options)
+    with pytest.raises(ExportError, match="the engine's options cannot be used"):
+        rebuild(path)
+
+
+def rewrite_engine(path: Path, options: dict[str, object]) -> None:
+    """Gives the manifest of an engine other options, under a right seal."""
     values = json.loads(engine_manifest_path(path).read_text())
     del values[SEAL]
     values["engine"]["options"] |= options
     engine_manifest_path(path).write_text(json.dumps({**values, SEAL: _digest(values)}))
-    with pytest.raises(ExportError, match="the engine's options cannot be used"):
-        rebuild(path)

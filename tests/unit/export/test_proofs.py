@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cpd_export.proofs import (
+    BATCH,
     Outputs,
     Proof,
     at_least,
@@ -21,6 +22,7 @@ from cpd_export.proofs import (
     paired_difference,
     parity,
     share_at_least,
+    spread,
 )
 from cpd_export.support import support
 from cpd_export.timing import CALLS, ROUNDS, in_turns, is_faster, percentiles_ms
@@ -29,7 +31,8 @@ LABELS = np.array([0, 1] * 100)
 
 
 def outputs(logits: np.ndarray) -> Outputs:  # type: ignore[type-arg]
-    return Outputs(logits, logits[:16], logits[:16])
+    again = logits[spread(len(logits), BATCH)]
+    return Outputs(logits, again, again)
 
 
 def one_hot(classes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cpd.dataset import file_sha256
 from cpd.errors import CpdError, DataError, EngineError, ExportError
+from cpd.manifest import EngineInfo, engine_manifest_path
+from cpd.onnx_file import read_onnx_manifest
 from cpd_export.engine import BuildOptions
 from cpd_export.engine_file import make_engine
 from cpd_export.triton import export_triton, write_repository
@@ -55,7 +60,9 @@ def test_the_configuration_fits_tritons_schema(colour_model: Path, tmp_path: Pat
 
 def test_exporting_again_adds_a_version(colour_model: Path, write_model: Callable[..., Path], tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    write_repository([colour_model], repository, max_batch=8)
+    for _ in range(2):
+        write_repository([colour_model], repository, max_batch=8)
+    assert [path.name for path in (repository / "colours").glob("[0-9]*")] == ["1"], "the same again is no version"
     newer = write_model(colour_model, scale=30.0).read_bytes()
     write_repository([colour_model], repository, max_batch=8)
     assert sorted(path.name for path in (repository / "colours").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
@@ -108,3 +115,72 @@ def test_a_runs_students_are_found(colour_model: Path, write_model: Callable[...
     ]
     (tmp_path / "export/export.json").write_text(json.dumps({"files": files}))
     assert export_triton(tmp_path, tmp_path / "repository", 8) == ["student-int8"]
+
+
+def spoil(run_dir: Path, repository: Path, how: str) -> None:
+    config = repository / "colours/config.pbtxt"
+    if how == "target is a file":
+        repository.write_text("")
+    elif how == "configuration is a folder":
+        config.mkdir(parents=True)
+    elif how == "configuration is no text":
+        config.parent.mkdir(parents=True)
+        config.write_bytes(b"\xff\xfe")
+    else:
+        table = {"damaged table": '{"files": [', "table of nothing": "[]", "no files": '{"files": []}'}[how]
+        (run_dir / "export/export.json").write_text(table)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("target is a file", "file exists"),
+        ("configuration is a folder", "is a directory"),
+        ("configuration is no text", "belongs to a model of other inputs"),
+        ("damaged table", "cannot be read"),
+        ("table of nothing", "cannot be read"),
+        ("no files", "names no student that Triton serves"),
+    ],
+)
+def test_whatever_is_wrong_is_said_in_a_line(
+    write_model: Callable[..., Path], tmp_path: Path, how: str, message: str
+) -> None:
+    (tmp_path / "export").mkdir()
+    write_model(tmp_path / "export/colours.onnx")
+    entry = {"role": "student", "status": "built", "runtime": "onnxruntime", "path": "export/colours.onnx"}
+    (tmp_path / "export/export.json").write_text(json.dumps({"files": [entry]}))
+    spoil(tmp_path, tmp_path / "repository", how)
+    with pytest.raises(CpdError, match=message):
+        export_triton(tmp_path, tmp_path / "repository", 8)
+
+
+def test_a_full_disk_leaves_nothing(colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ExportError, match="no space left on device"):
+        write_repository([colour_model], tmp_path / "repository", max_batch=8)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_what_triton_could_not_serve_so_is_refused(
+    colour_model: Path, write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=r"takes a frame at a time"):
+        write_repository([write_model(tmp_path / "s.onnx", streaming=True)], tmp_path / "repository", max_batch=8)
+    write_repository([colour_model], tmp_path / "repository", max_batch=8)
+    with pytest.raises(ExportError, match=r"config\.pbtxt: has another max_batch_size than export\.max_batch"):
+        write_repository([colour_model], tmp_path / "repository", max_batch=4)
+
+
+def test_batches_larger_than_the_engines_are_refused(colour_model: Path, tmp_path: Path) -> None:
+    engine = colour_model.with_suffix(".trt")
+    engine.write_bytes(b"an engine")
+    options = {"max_batch": 4}
+    info = EngineInfo("tensorrt", "10.9", "a GPU", "colours.onnx", "0" * 64, file_sha256(engine), options)
+    manifest = replace(read_onnx_manifest(colour_model), engine=info)
+    engine_manifest_path(engine).write_text(manifest.to_json())
+    with pytest.raises(ExportError, match="was built for batches of up to 4, not 8"):
+        write_repository([engine], tmp_path / "repository", max_batch=8)
+    assert write_repository([engine], tmp_path / "repository", max_batch=4) == ["colours-trt"]

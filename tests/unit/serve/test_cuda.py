@@ -25,6 +25,7 @@ from cpd.errors import EngineError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of
 from cpd_serve import onnx_runner, tensorrt_runner
+from cpd_serve.onnx_runner import FP32
 from cpd_serve.runner import open_runner
 
 CLIP = ClipSpec(frames=2, resize=5, crop=(3, 5))
@@ -277,7 +278,7 @@ def test_cuda_is_asked_for_graphs(cuda: Cuda, colour_model: Path, monkeypatch: p
     asked = providers_asked(monkeypatch, "CUDAExecutionProvider")
     with open_runner(colour_model, "cuda") as runner:
         assert runner.provider == "CUDAExecutionProvider"
-    assert asked == [[("CUDAExecutionProvider", {"enable_cuda_graph": "1"}), ("CPUExecutionProvider", {})]]
+    assert asked == [[("CUDAExecutionProvider", {"enable_cuda_graph": "1", **FP32}), ("CPUExecutionProvider", {})]]
 
 
 def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
@@ -287,7 +288,7 @@ def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
     asked = providers_asked(monkeypatch, "CUDAExecutionProvider", refuse=refusal)
     with pytest.warns(UserWarning, match="runs without CUDA graphs: .*nodes are elsewhere"):
         open_runner(colour_model, "cuda").close()
-    assert [providers[0][1] for providers in asked] == [{"enable_cuda_graph": "1"}, {}]
+    assert [providers[0][1] for providers in asked] == [{"enable_cuda_graph": "1", **FP32}, FP32]
 
 
 def test_libraries_that_are_missing_are_named(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +319,7 @@ def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches(
                 {f"trt_profile_{name}_shapes": f"frames:{batch}x{shape}"
                  for name, batch in (("min", 1), ("opt", 1), ("max", 16))},
             ),
-            ("CUDAExecutionProvider", {}),
+            ("CUDAExecutionProvider", FP32),
             ("CPUExecutionProvider", {}),
         ]
     ]  # fmt: skip

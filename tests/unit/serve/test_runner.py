@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from onnx import TensorProto, helper
 
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
+from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import graph_sha256
+from cpd.threads import usable_cpus
 from cpd_serve import onnx_runner
-from cpd_serve.runner import open_runner, usable_cpus
+from cpd_serve.runner import open_runner
 
 WriteModel = Callable[..., Path]
 
@@ -128,10 +132,28 @@ def test_a_graph_that_the_runtime_refuses_gives_one_line(tmp_path: Path, write_m
     path = write_model(tmp_path / "odd.onnx")
     model = onnx.load(path)
     model.graph.node[0].op_type = "NoSuchOperator"
-    onnx.save(model, path)
+    save_resealed(model, path)
     with pytest.raises(EngineError, match=r"odd\.onnx: cannot be loaded: ") as raised:
         open_runner(path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_graph_that_gives_nothing_is_refused(tmp_path: Path, write_model: WriteModel) -> None:
+    path = write_model(tmp_path / "odd.onnx")
+    model = onnx.load(path)
+    del model.graph.output[:]
+    save_resealed(model, path)
+    with pytest.raises(EngineError, match=r"odd\.onnx: .*(gives nothing|cannot be loaded)"):
+        open_runner(path)
+
+
+def save_resealed(model: onnx.ModelProto, path: Path) -> None:
+    """Saves a changed graph with a manifest that knows the change."""
+    said = Manifest.from_json(model.metadata_props[0].value, "it")
+    del model.metadata_props[:]
+    digest = graph_sha256(model.SerializeToString())
+    helper.set_model_props(model, {METADATA_KEY: replace(said, graph_sha256=digest).to_json()})
+    onnx.save(model, path)
 
 
 def test_a_manifest_of_another_graph_is_refused(tmp_path: Path, write_model: WriteModel) -> None:

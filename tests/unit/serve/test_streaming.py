@@ -6,6 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
 from cpd.manifest import METADATA_KEY, Manifest
+from cpd.onnx_file import graph_sha256
 from cpd_serve import sources as sources_module
 from cpd_serve.runner import Runner, open_runner
 from cpd_serve.sources import WAITING_FRAMES, Back, Ended, Item, Lost, Source, Sources, TimedFrame, open_sources
@@ -198,6 +200,7 @@ def stream_model(tmp_path: Path) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     manifest = Manifest("student", "colour", tuple(COLOURS), SPEC, "fp32", 18, "", "", streaming=True)
+    manifest = replace(manifest, graph_sha256=graph_sha256(model.SerializeToString()))
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
     onnx.save(model, path)
     return path
