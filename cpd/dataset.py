@@ -50,7 +50,7 @@ class Clip:
     """(frames,) presentation times in seconds; where the rate is constant, as ``read_clips`` gives them, the frames'
     numbers, since only their even distance matters."""
     sha256: str = ""
-    """Of the file, in hex; empty where a clip was made up without one."""
+    """Of the file, or of a folder of images, in hex; empty where a clip was made up without one."""
     mirrored: bool = False
     """See ``cpd.video.VideoInfo``."""
 

@@ -102,7 +102,7 @@ class Lock:
             for known in (entry.outputs.get(name), entry.cause.files.get(name)):
                 if known is not None and known.stamp == stamp:
                     return known
-        return Digest(_content(path), stamp)
+        return Digest(content_sha256(path), stamp)
 
     def staleness(self, stage: str, cause: Cause) -> list[str]:
         """Why a stage has to run; empty if what it made is still good."""
@@ -243,9 +243,10 @@ def _stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def _content(path: Path) -> str:
+def content_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, or of the names and contents of all files in a folder."""
     if path.is_dir():
-        listing = "\0".join(f"{file.relative_to(path)}\0{_content(file)}" for file in _files(path))
+        listing = "\0".join(f"{file.relative_to(path)}\0{content_sha256(file)}" for file in _files(path))
         return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -44,7 +44,7 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     except (OSError, ValueError) as error:
         raise DataError(f"{trained}: cannot be read: {error}", again) from error
     except KeyError as error:
-        raise DataError(f"{trained}: holds no {error}", again) from error
+        raise DataError(f"{trained}: holds no {error.args[0]}", again) from error
     if logits.shape != (len(rows), served.shape[1]):
         raise DataError(f"{trained}: is of {logits.shape}, not of these clips and labels", again)
     same = agreement(logits[order], served)

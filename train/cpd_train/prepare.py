@@ -15,7 +15,7 @@ from cpd.clip import is_variable_rate
 from cpd.config import Data, Pipeline, Rendered
 from cpd.dataset import SPLITS, Clip, file_sha256, sorted_labels, write_clips
 from cpd.errors import DataError, VideoError
-from cpd.lock import LOCK_FILE
+from cpd.lock import LOCK_FILE, content_sha256
 from cpd.progress import track
 from cpd.video import probe
 from cpd_train.motion import MOTIONS, render_clip, write_video
@@ -117,7 +117,7 @@ def _open(found: Found) -> Clip | dict[str, str]:
         rotation=info.rotation,
         bit_depth=info.bit_depth,
         times_s=info.times_s,
-        sha256=file_sha256(found.path),
+        sha256=content_sha256(found.path),
         mirrored=info.mirrored,
     )
 

@@ -12,7 +12,7 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.config import Pipeline
-from cpd.dataset import Clip, file_sha256, write_clips
+from cpd.dataset import Clip, file_sha256, name_in, write_clips
 from cpd.video import read_clip
 from cpd_export import stage
 from cpd_train.models import ModelSpec, build_model, write_checkpoint
@@ -93,7 +93,7 @@ def fill_run(run_dir: Path, **specs: ModelSpec) -> Path:
         frames = torch.from_numpy(np.stack([read_clip(clip.path, SPEC) for clip in test]))
         with torch.inference_mode():
             logits = model.eval()(frames).numpy()
-        paths = np.array([str(clip.path) for clip in test])
+        paths = np.array([name_in(run_dir, clip.path) for clip in test])
         np.savez(run_dir / role / "test_logits.npz", logits=logits, labels=np.arange(len(test)) % 3, paths=paths,
                  grey_mean=0.25, grey_largest=9)  # fmt: skip
     return run_dir
