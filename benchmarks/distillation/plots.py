@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from methods import METHODS
-from results import Result, best_weight, read
+from results import Result, best_weight, latest, read
 from run import Runs, recorded
 
 from cpd.dataset import read_clips
@@ -46,12 +46,13 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
     results = read(runs.path)
     save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
     save(accuracies(results), "accuracies")
-    learned = [one.learned_weights for one in results if (one.kind, one.method) == ("final", method)]
+    finals = latest(results)
+    learned = [one.learned_weights for one in finals if one.method == method]
     if all(learned):
         save(learned_weights(learned), "learned-weights")
     models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
     for name, chosen in (("student alone", "ce"), ("student with the method", method)):
-        weight = next(one.weight for one in results if (one.kind, one.method, one.seed) == ("final", chosen, 0))
+        weight = next(one.weight for one in finals if one.method == chosen)
         models[name] = read_checkpoint(runs.place("final", chosen, weight, 0) / "student/student.safetensors").model
     clips = read_clips(runs.config.run_dir / "data/clips.csv", "test")
     some = [clips[index] for index in np.linspace(0, len(clips) - 1, CLIPS).astype(int)]
@@ -63,9 +64,8 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
 def accuracies(results: list[Result]) -> Figure:
     """Test top-1 of each method: a dot for each seed, a bar for the mean; the teacher's as a line."""
     tops = defaultdict(list)
-    for result in results:
-        if result.kind == "final":
-            tops[result.method].append(100 * result.right.mean())
+    for result in latest(results):
+        tops[result.method].append(100 * result.right.mean())
     names = sorted(tops, key=lambda name: float(np.mean(tops[name])))
     figure, axes = plt.subplots(figsize=(7, 0.32 * len(names) + 0.8), layout="constrained")
     for row, name in enumerate(names):

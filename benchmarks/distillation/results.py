@@ -62,6 +62,13 @@ def append(path: Path, result: Result) -> None:
         file.write(json.dumps(asdict(result)) + "\n")
 
 
+def latest(results: Iterable[Result]) -> list[Result]:
+    """The finals of each method with the weight that it was trained with last, in their order."""
+    finals = [result for result in results if result.kind == "final"]
+    weights = {result.method: result.weight for result in finals}
+    return [result for result in finals if result.weight == weights[result.method]]
+
+
 def scores(results: Iterable[Result], method: str) -> dict[float, list[float]]:
     """Validation scores of a method's trials, by weight."""
     found = defaultdict(list)
@@ -120,12 +127,10 @@ def table(results: Sequence[Result], order: Sequence[str], groups: Sequence[str]
     """
     groups = groups if all(len(groups) == result.test_clips for result in results if result.kind == "final") else ()
     trained: dict[tuple[str, float], dict[int, Right]] = defaultdict(dict)
-    weights: dict[str, float] = {}
     for result in results:
         if result.kind == "final":
             trained[result.method, result.weight][result.seed] = result.right
-            weights[result.method] = result.weight
-    right = {method: trained[method, weight] for method, weight in weights.items()}
+    right = {result.method: trained[result.method, result.weight] for result in latest(results)}
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
     columns = ["loss", "weight", "seeds", "test top-1", "way from CE to teacher", "points over CE", "over KD"]
