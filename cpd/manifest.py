@@ -96,7 +96,7 @@ class Manifest:
             EngineError: not a manifest, altered, of a newer schema, or with missing, unknown or impossible values.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=_once)
             if not isinstance(values, dict):
                 raise ValueError("not a JSON object")
             if values.get("schema") != SCHEMA:
@@ -122,6 +122,14 @@ def engine_manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object none of whose keys comes twice: readers would not agree on which of the two counts."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key comes twice")
+    return values
+
+
 def _digest(values: dict[str, Any]) -> str:
     """Hex SHA-256 of the values, however they are indented and ordered."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -130,7 +138,7 @@ def _digest(values: dict[str, Any]) -> str:
 def _refuse_unknown(values: dict[str, Any], kind: type) -> None:
     unknown = sorted(set(values) - {f.name for f in fields(kind)})
     if unknown:
-        raise ValueError(f"unknown keys {', '.join(unknown)}")
+        raise ValueError(f"unknown keys {ascii(', '.join(unknown))[1:-1][:80]}")
 
 
 def _check(values: dict[str, Any]) -> None:

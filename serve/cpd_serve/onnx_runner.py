@@ -122,9 +122,16 @@ class OnnxRunner:
     ) -> None:
         self.close()
 
+    def _opened(self) -> onnxruntime.InferenceSession:
+        """Raises EngineError after ``close``."""
+        if self._session is None:
+            raise EngineError(f"{self.path}: was closed")
+        return self._session
+
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        session = self._opened()
         try:
-            return self._session.run(None, inputs)  # type: ignore[no-any-return]  # onnxruntime is not typed
+            return session.run(None, inputs)  # type: ignore[no-any-return]  # onnxruntime is not typed
         except Exception as error:
             raise EngineError(f"{self.path}: failed on {self.provider}: {reason(error)}") from error
 
@@ -172,7 +179,7 @@ class OnnxStreamRunner(OnnxRunner):
 
     def memory(self) -> StreamMemory:
         """For a stream of its own, of which nothing was seen yet."""
-        return StreamMemory(self._session, [self._empty(1), self._empty(1)], self.manifest)
+        return StreamMemory(self._opened(), [self._empty(1), self._empty(1)], self.manifest)
 
     def push(self, memories: Sequence[StreamMemory], pixels: Sequence[NDArray[np.uint8]]) -> Logits:
         """Takes the next frame of each of some streams, all in one batch.
@@ -185,8 +192,15 @@ class OnnxStreamRunner(OnnxRunner):
             (streams, classes) for each stream up to here.
 
         Raises:
-            EngineError: the runtime failed.
+            ValueError: frames of another shape or type, or not one for each of different memories.
+            EngineError: the runtime failed, or the model was closed.
         """
+        self._opened()
+        shape = self.manifest.clip.shape[1:]
+        if not 0 < len(memories) == len(pixels) or len(set(map(id, memories))) < len(memories):
+            raise ValueError("push takes one memory or more, each once, and a frame for each")
+        if not all(frame.dtype == np.uint8 and frame.shape == shape for frame in pixels):
+            raise ValueError(f"a frame must be {shape} uint8")
         if len(memories) == 1 and self.provider == SHORT_NAMES["cpu"]:
             try:
                 return memories[0].step(pixels[0])

@@ -42,7 +42,7 @@ class Runner(Protocol):
 
         Raises:
             ValueError: frames of another shape or type than the manifest's.
-            EngineError: the runtime failed.
+            EngineError: the runtime failed, or the model was closed.
         """
 
     def close(self) -> None:
@@ -79,9 +79,11 @@ def open_runner(path: str | Path, provider: str | None = None, threads: int | No
 
 def check_frames(frames: Frames, manifest: Manifest) -> None:
     """Raises ValueError for frames that the model does not take; a runtime would say it less clearly, or not at all."""
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != manifest.clip.shape or len(frames) == 0:
+    shape: tuple[int, ...] = getattr(frames, "shape", ())
+    kind = getattr(frames, "dtype", type(frames).__name__)
+    if kind != np.uint8 or shape[1:] != manifest.clip.shape or shape[0] == 0:
         want = ", ".join(map(str, manifest.clip.shape))
-        raise ValueError(f"frames must be (batch, {want}) uint8, got {frames.shape} {frames.dtype}")
+        raise ValueError(f"frames must be (batch, {want}) uint8, got {shape} {kind}")
 
 
 def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
     ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
+UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+"""What no label holds: it breaks a line, moves a terminal's cursor or cannot be encoded."""
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
     "val": "validation", "valid": "validation", "validate": "validation", "validation": "validation",
@@ -68,6 +71,8 @@ def check_names(found: Iterable[Found]) -> None:
             str(clip.path).encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{ascii(str(clip.path))[1:-1]}: its name is not UTF-8", "rename it") from error
+        if UNPRINTABLE.search(clip.label):
+            raise DataError(f"{clip.label!a}: is no name of a class that can be printed in one line", "rename it")
         other = known.setdefault(clip.path, clip)
         if other.label != clip.label:
             raise DataError(f"{clip.path}: is of two classes, {other.label} and {clip.label}", "mend data.list")

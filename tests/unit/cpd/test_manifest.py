@@ -216,3 +216,8 @@ def test_a_second_manifest_is_refused(described: Path) -> None:
     proto.metadata_props.append(proto.metadata_props[0])
     with pytest.raises(EngineError, match="more than one"):
         manifest_of(proto.SerializeToString(), "it")
+
+
+def test_a_key_that_comes_twice_is_refused_without_a_seal_being_broken() -> None:
+    with pytest.raises(EngineError, match="a key comes twice"):
+        Manifest.from_json(TEXT.replace("{", '{"labels": ["x", "y"], ', 1), "it")

@@ -75,6 +75,15 @@ def test_frames_of_another_form_are_refused(colour_model: Path, frames: np.ndarr
         runner.predict(frames)
 
 
+def test_what_is_no_array_is_refused_and_a_closed_runner_says_so(colour_model: Path) -> None:
+    with open_runner(colour_model) as runner:
+        for nothing in ([1, 2], None):
+            with pytest.raises(ValueError, match=r"frames must be \(batch, 4, 32, 32, 3\) uint8, got \(\) "):
+                runner.predict(nothing)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="was closed"):
+        runner.predict(np.zeros((1, 4, 32, 32, 3), np.uint8))
+
+
 @pytest.mark.parametrize("name", ["cuda", "CUDAExecutionProvider", "tensorrt", "NoSuchProvider"])
 def test_a_provider_that_is_not_here_is_an_error(colour_model: Path, name: str) -> None:
     with pytest.raises(EngineError, match=r"onnxruntime has no .*Provider here, only .*CPUExecutionProvider"):

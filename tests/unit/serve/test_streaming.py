@@ -229,6 +229,18 @@ def test_a_streaming_model_labels_clips_too(stream_model: Path) -> None:
     np.testing.assert_allclose(logits[:, 0], [0 / 16 + 1 / 8 + 2 / 4 + 3 / 2, 4 / 16 + 5 / 8 + 6 / 4 + 7 / 2])
 
 
+def test_frames_that_a_stream_does_not_take_are_refused(stream_model: Path) -> None:
+    with open_runner(stream_model) as runner:
+        memory = runner.memory()
+        frame = np.zeros(runner.manifest.clip.shape[1:], np.uint8)
+        for memories, frames in (([], []), ([memory, memory], [frame, frame]), ([memory], [frame, frame])):
+            with pytest.raises(ValueError, match="push takes one memory or more, each once"):
+                runner.push(memories, frames)
+        for wrong in (frame.astype(np.float32), frame[:1]):
+            with pytest.raises(ValueError, match="a frame must be"):
+                runner.push([memory], [wrong])
+
+
 def test_streams_in_one_batch_do_not_touch_each_other(stream_model: Path) -> None:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (3, 12, 32, 32, 3), dtype=np.uint8)

@@ -74,6 +74,12 @@ class TestFolder:
 
 
 class TestCsv:
+    def test_a_class_whose_name_breaks_a_line_is_refused(self, tmp_path):
+        rows = ["path,label", *(f'{n}.avi,"a\nb"' for n in range(4)), *(f"{n}.avi,c" for n in range(4, 8))]
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        with pytest.raises(DataError, match=r"'a\\nb': is no name of a class"):
+            find_clips(Data(list=tmp_path / "list.csv"))
+
     @pytest.mark.parametrize(
         ("rows", "message"),
         [
