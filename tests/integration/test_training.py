@@ -328,6 +328,20 @@ class TestPrepare:
         with pytest.raises(DataError, match="is there already, and no run has rendered it"):
             prepare.run(config_of(), tmp_path)
         assert mine.exists()
+        (tmp_path / "pipeline.lock").write_text('{"schema": 2, "stages": {}}')
+        with pytest.raises(DataError, match="no run has rendered it"):
+            prepare.run(config_of(), tmp_path)
+
+    def test_a_run_killed_while_it_rendered_starts_over(self, tmp_path, monkeypatch):
+        def killed(path, _):
+            path.touch()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(prepare, "write_video", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                prepare.run(config_of(), tmp_path)
+            assert len(list(tmp_path.rglob("*.avi"))) == 1
 
     def test_a_run_may_move_with_its_clips(self, tmp_path):
         config = config_of(output=str(tmp_path / "run"))

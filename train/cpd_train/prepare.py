@@ -15,7 +15,7 @@ from cpd.clip import is_variable_rate
 from cpd.config import Data, Pipeline, Rendered
 from cpd.dataset import SPLITS, Clip, file_sha256, sorted_labels, write_clips
 from cpd.errors import DataError, VideoError
-from cpd.lock import LOCK_FILE, content_sha256
+from cpd.lock import OTHER_FOLDER, Lock, content_sha256
 from cpd.progress import track
 from cpd.video import probe
 from cpd_train.motion import MOTIONS, render_clip, write_video
@@ -41,7 +41,8 @@ def run(config: Pipeline, run_dir: Path) -> str:
     if not clips:
         raise DataError(f"none of {len(found)} clips can be used: {broken[0]['path']}: {broken[0]['reason']}")
     _check_broken(config.data, len(found), broken)
-    check_classes([Found(clip.path, clip.label, clip.split, "") for clip in clips], needed_splits(config.data))
+    usable = [Found(clip.path, clip.label, clip.split, str(clip.path)) for clip in clips]
+    check_classes(usable, needed_splits(config.data))
 
     table = folder / "clips.csv"
     write_clips(table, clips, [is_variable_rate(clip.times_s) for clip in clips])
@@ -67,19 +68,26 @@ def render(rendered: Rendered, folder: Path, seed: int) -> list[Found]:
         DataError: there are clips already, and no run has made them.
     """
     clips = folder / "clips"
-    if clips.exists() and not ((clips / MARK).exists() or (folder.parent / LOCK_FILE).exists()):
-        raise DataError(f"{clips} is there already, and no run has rendered it", "choose another folder with --output")
-    shutil.rmtree(clips, ignore_errors=True)  # an earlier run may have rendered more
-    clips.mkdir()
+    clips.mkdir(exist_ok=True)
+    if any(clips.iterdir()) and not ((clips / MARK).exists() or _is_known(clips, folder.parent)):
+        raise DataError(f"{clips} is there already, and no run has rendered it", OTHER_FOLDER)
     (clips / MARK).touch()
+    for split in SPLITS:
+        shutil.rmtree(clips / split, ignore_errors=True)  # an earlier run may have rendered more
     jobs = [(split, label, index) for split in SPLITS for label in MOTIONS for index in range(getattr(rendered, split))]
     found = []
     for number, (split, label, index) in enumerate(track(jobs, "render")):
-        path = folder / "clips" / split / label / f"{index:04d}.avi"
+        path = clips / split / label / f"{index:04d}.avi"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, render_clip(label, rendered.size, np.random.default_rng([seed, number])))
         found.append(Found(path, label, split, str(path)))
     return found
+
+
+def _is_known(clips: Path, run_dir: Path) -> bool:
+    """Whether the run folder's lock says that a run has made the clips."""
+    entry = Lock(run_dir).entries.get("data")
+    return entry is not None and str(clips.relative_to(run_dir)) in entry.outputs
 
 
 def audit(found: list[Found]) -> tuple[list[Clip], list[dict[str, str]]]:
