@@ -25,6 +25,7 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 """What no label holds: it breaks a line, moves a terminal's cursor or cannot be encoded."""
+FORMAT = "check data.format"
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
     "val": "validation", "valid": "validation", "validate": "validation", "validation": "validation",
@@ -56,15 +57,17 @@ def find_clips(data: Data) -> list[Found]:
         found = from_list(data.list, data.format, data.root)
     else:
         raise DataError("rendered clips have no source to look for")
-    found = list(dict.fromkeys(found))
-    check_names(found)
-    found = assign_splits(found, data.validation_fraction, data.test_fraction)
+    found = assign_splits(distinct(found), data.validation_fraction, data.test_fraction)
     check_classes(found, needed_splits(data))
     return sorted(found, key=lambda clip: (natural_key(str(clip.path)), str(clip.path)))
 
 
-def check_names(found: Iterable[Found]) -> None:
-    """Refuses a clip that is of two splits or two classes, and one whose name cannot be written down."""
+def distinct(found: Iterable[Found]) -> list[Found]:
+    """The clips, each once however often it is listed.
+
+    Raises:
+        DataError: a clip is of two splits or two classes, or its name cannot be written down.
+    """
     known: dict[Path, Found] = {}
     for clip in found:
         try:
@@ -78,6 +81,7 @@ def check_names(found: Iterable[Found]) -> None:
             raise DataError(f"{clip.path}: is of two classes, {other.label} and {clip.label}", "mend data.list")
         if other.split != clip.split:
             raise DataError(f"{clip.path}: is of two splits, {other.split} and {clip.split}", "mend data.list")
+    return list(known.values())
 
 
 def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
@@ -95,7 +99,7 @@ def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
     except (KeyError, TypeError, ValueError) as error:  # of JSON, too
-        raise DataError(f"{path}: is not a {form} list: {error!r}", "check data.format") from error
+        raise DataError(f"{path}: is not a {form} list: {error!r}", FORMAT) from error
 
 
 def from_folder(folder: Path) -> list[Found]:
@@ -131,16 +135,18 @@ def from_csv(path: Path, root: Path) -> list[Found]:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         missing = {"path", "label"} - set(reader.fieldnames)
         if missing:
-            raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", "the first line names the columns")
+            remedy = f"the first line names the columns; or {FORMAT}"
+            raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", remedy)
         found: list[Found] = []
         splits: dict[str, Split | None] = {}
         for row in reader:
             where, label = f"{path}:{reader.line_num}", (row["label"] or "").strip()
             if not row["path"] or not label:
                 raise DataError(f"{where}: a clip needs a path and a label")
-            clip = Found(root / row["path"], label, _split(row.get("split"), where), row.get("group") or row["path"])
+            group = (row.get("group") or "").strip()
+            clip = Found(root / row["path"], label, _split(row.get("split"), where), group or row["path"])
             other = splits.setdefault(clip.group, clip.split)
-            if row.get("group") and other != clip.split:
+            if group and other != clip.split:
                 raise DataError(f"{where}: group {clip.group} is in {clip.split} here and in {other} before")
             found.append(clip)
     return found
@@ -157,13 +163,14 @@ def from_kinetics(path: Path, root: Path) -> list[Found]:
         with file_path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"label", "youtube_id", "time_start", "time_end"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{file_path}: not a Kinetics list (label, youtube_id, time_start, time_end, split)")
+                columns = "label, youtube_id, time_start, time_end, split"
+                raise DataError(f"{file_path}: not a Kinetics list ({columns})", FORMAT)
             for row in reader:
                 identity = row["youtube_id"]
                 stem = f"{identity}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
                 video = videos.get(stem) or videos.get(identity) or root / f"{stem}.mp4"
                 split = _split(row.get("split") or file_path.stem, f"{file_path}:{reader.line_num}")
-                found.append(Found(video, row["label"], split, identity))
+                found.append(Found(video, row["label"].strip(), split, identity))
     return found
 
 
@@ -190,9 +197,9 @@ def from_jester(path: Path, root: Path) -> list[Found]:
         for number, line in enumerate(file_path.read_text(encoding="utf-8").splitlines(), 1):
             identity, separator, label = line.partition(";")
             if not separator or not label:
-                raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)")
+                raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)", FORMAT)
             video = videos.get(identity, root / identity)
-            found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], identity))
+            found.append(Found(video, label.strip(), SPLIT_NAMES[_split_word(file_path)], identity))
     return found
 
 
@@ -287,14 +294,14 @@ def _pieces(path: Path, suffix: str) -> list[Path]:
     files = sorted(path.glob(f"*.{suffix}")) if path.is_dir() else [path]
     pieces = [file for file in files if SPLIT_NAMES.get(_split_word(file)) in ("train", "validation")]
     if not pieces:
-        raise DataError(f"{path}: no file named …train.{suffix} or …validation.{suffix}")
+        raise DataError(f"{path}: no file named …train.{suffix} or …validation.{suffix}", FORMAT)
     return pieces
 
 
 def _videos_by_stem(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", "mend data.root")
-    return {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+    return {path.stem: path for path in sorted(_videos_below(root))}
 
 
 def _videos_below(folder: Path) -> Iterator[Path]:

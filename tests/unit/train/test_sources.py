@@ -95,7 +95,8 @@ class TestCsv:
 
     def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
         rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
-        tables = [["path,label", *rows], ["path, label ", *(row.replace(",", ", ") for row in rows), *rows]]
+        again = [f"./{row}" for row in rows]
+        tables = [["path,label", *rows], ["path, label ", *(row.replace(",", ", ") for row in rows), *rows, *again]]
         found = []
         for lines in tables:
             (tmp_path / "list.csv").write_text("\n".join(lines))
@@ -158,6 +159,20 @@ class TestPublishedLists:
             ("7.webm", "Pushing something", "train"),
             ("8.webm", "Pushing something", "validation"),
         ]
+
+    def test_a_list_of_another_format_is_told(self, tmp_path):
+        (tmp_path / "clips-train.json").write_text("path,label\na.avi,x\n")
+        for form in ("csv", "kinetics", "something-something", "jester"):
+            (tmp_path / "clips-train.csv").write_text("name,kind\na.avi,x\n")
+            with pytest.raises(DataError, match=r"check data\.format"):
+                find_clips(Data(list=tmp_path / f"clips-train.{'json' if form[0] == 's' else 'csv'}", format=form))
+
+    def test_videos_behind_links_are_found_and_hidden_ones_left(self, tmp_path):
+        touch(tmp_path / "disk" / "abc.mp4", tmp_path / "videos" / ".trash" / "abc.avi")
+        (tmp_path / "videos/disk").symlink_to(tmp_path / "disk")
+        (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end\n zumba ,abc,0,10\n")
+        (found,) = from_kinetics(tmp_path / "train.csv", tmp_path / "videos")
+        assert (found.path, found.label) == (tmp_path / "videos/disk/abc.mp4", "zumba")
 
     def test_jester(self, tmp_path):
         touch(tmp_path / "100.mp4")
