@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cpd.errors import CpdError, ExportError
+from cpd.limits import MAX_BATCH, WORKSPACE_BYTES
 from cpd.manifest import Precision
 from cpd.tensorrt_log import keep_errors
 from cpd_export.gpu import first_gpu
@@ -64,8 +65,7 @@ HARDWARE_COMPATIBLE_FROM = 8
 """First compute capability (its major number: Ampere) that such engines can be built on and for."""
 
 
-MOST = {"max_batch": 1 << 16, "workspace_bytes": 1 << 40}
-"""Beyond it TensorRT's numbers overflow; as ``cpd.config`` has it."""
+MOST = {"max_batch": MAX_BATCH, "workspace_bytes": WORKSPACE_BYTES}
 COMPATIBLE = ("version_compatible", "hardware_compatible")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cpd.clip import ClipSpec
 from cpd.errors import ExportError
+from cpd.limits import NEWEST_OPSET, OLDEST_OPSET
 from cpd.manifest import METADATA_KEY, Manifest
 from cpd.onnx_file import graph_sha256, manifest_of
 from cpd_export.session import OnnxSession
@@ -23,8 +24,6 @@ from cpd_train.models import VideoClassifier
 INPUT, OUTPUT = "frames", "logits"
 Signature = list[tuple[str, str, list[int | str]]]
 """(name, type, shape) of each input and then of each output, as onnxruntime says it."""
-OLDEST_OPSET, NEWEST_OPSET = 18, 25
-"""What torch's exporter writes, and what it can convert that to; as ``cpd.config`` has it."""
 SINGLE_FILE_BYTES = (1 << 31) - 1
 """Protobuf's limit: a larger model would need its weights in a second file."""
 

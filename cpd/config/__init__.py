@@ -1,0 +1,89 @@
+"""The typed pipeline.yaml. Defaults live here alone; ``cpd.config_file`` reads a file into these types.
+
+The descriptions are what an editor shows beside a key (``cpd-pipeline schema``), so each says what a value does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from cpd.config.clips import Augment, ClipSection, Data, Rendered
+from cpd.config.product import Export, Gates, Validate
+from cpd.config.section import Section
+from cpd.config.training import Distill, Model
+
+__all__ = [
+    "Augment", "ClipSection", "Data", "Distill", "Export", "Gates", "Model", "Pipeline", "Rendered", "Validate",
+]  # fmt: skip
+
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"must start with a letter or digit and hold only letters, digits, '.', '_', '-', got {name!r}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
+
+
+class Pipeline(Section):
+    """A whole pipeline.yaml."""
+
+    name: Name = Field(description="What this run is called; names its folder.")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = Field(
+        0, description="Of every random choice; two CPU runs then agree."
+    )
+    output: Path | None = Field(None, description="Run folder, relative to the current folder; default runs/<name>.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train and measure; auto takes a GPU.")
+    precision: Literal["auto", "fp32", "bf16", "fastest"] = Field(
+        "auto",
+        description="Arithmetic of the networks in training: auto is bf16 on a GPU and fp32 on a CPU; fastest is bf16 "
+        "on a CPU too if it has instructions for it (AVX512-BF16, AMX), which nearly halves a large teacher's time.",
+    )
+    data: Data
+    clip: ClipSection = Field(ClipSection(), description="What both models see of a video.")
+    augment: Augment = Field(Augment(), description="How training clips are varied.")
+    teacher: Model = Field(description="The large network to learn from.")
+    student: Model = Field(description="The small network to ship.")
+    distill: Distill = Field(Distill(), description="How the student learns from the teacher.")
+    export: Export = Field(Export(), description="What is made of the trained models.")
+    validate_: Validate = Field(Validate(), alias="validate", description="How the verdict is reached.")
+
+    @model_validator(mode="after")
+    def _streams_know_no_clip(self) -> Self:
+        if self.student.causal and self.clip.normalise == "clip":
+            raise ValueError("student.causal runs frame by frame, which clip.normalise: clip does not allow")
+        return self
+
+    @model_validator(mode="after")
+    def _a_still_has_no_spectrum(self) -> Self:
+        if self.clip.frames == 1 and self.distill.spectrum.weight > 0 and not self.distill.spectrum.dc:
+            raise ValueError("distill.spectrum.dc: false leaves nothing of a clip of one frame")
+        return self
+
+    @model_validator(mode="after")
+    def _a_teacher_alone(self) -> Self:
+        start = self.distill.parameters.start
+        if self.student.checkpoint is not None and start in ("teacher", "energy"):
+            raise ValueError(f"distill.parameters.start: {start} would undo student.checkpoint: use one of them")
+        if self.student.epochs == 0:
+            raise ValueError("student.epochs must be 1 at least, or nothing would be distilled")
+        if self.student.generations != 1:
+            raise ValueError("student.generations must be 1: only the teacher has no teacher")
+        if self.student.label_smoothing:
+            raise ValueError("student.label_smoothing must be 0: a student's labels are softened by its teacher")
+        if self.teacher.generations != 1 and self.teacher.epochs == 0:
+            raise ValueError("teacher.generations must be 1 where teacher.epochs is 0, since nothing is trained")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output or Path("runs") / self.name

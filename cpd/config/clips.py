@@ -1,0 +1,136 @@
+"""Sections of a pipeline.yaml that say which clips there are, and what a model sees of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
+from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+
+
+class Rendered(Section):
+    """Clips the project renders itself: eight classes that differ by motion alone."""
+
+    train: Count = Field(96, description="Training clips per class.")
+    validation: Count = Field(16, description="Validation clips per class.")
+    test: Count = Field(40, description="Test clips per class.")
+    size: Annotated[int, Field(ge=32)] = Field(64, description="Height and width in pixels.")
+
+
+class Data(Section):
+    """Where the clips come from: exactly one of rendered, folder or list."""
+
+    rendered: Rendered | None = Field(None, description="Render the clips; needs nothing from outside.")
+    folder: Path | None = Field(
+        None,
+        description="A folder of class folders, or of train/validation/test folders of class folders. "
+        "Relative paths start at pipeline.yaml's folder if they exist there, otherwise at the current one.",
+    )
+    list: Path | None = Field(
+        None,
+        description="A list file, or a folder of list files where the format has several. Relative as folder is.",
+    )
+    format: Literal["csv", "kinetics", "something-something", "jester"] = Field(
+        "csv", description="Format of the list: csv has the columns path, label, split (and, if any, group)."
+    )
+    root: Path | None = Field(
+        None, description="Folder that paths in the list start from; default: the list's own. Relative as folder is."
+    )
+    validation_fraction: Fraction = Field(
+        0.15,
+        description="Taken from training, by group where the list has groups, if there is no validation split.",
+    )
+    train_on_validation: bool = Field(
+        False,
+        description="Once the settings are chosen: train on the validation clips too, and keep the last epoch, since "
+        "no clips are left to choose it by.",
+    )
+    test_fraction: Fraction = Field(0.2, description="Taken likewise if there is no test split.")
+    max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
+    cache_gb: NonNegative = Field(2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class ClipSection(Section):
+    """What both models see of a video; it travels inside every exported model."""
+
+    frames: Count = Field(8, description="Frames in a clip, one from each of as many equal segments of the video.")
+    resize: Count | tuple[Count, Count] = Field(128, description="Short side, or exact [height, width].")
+    crop: tuple[Count, Count] = Field((112, 112), description="[height, width] the model sees.")
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="Mean of R, G, B in 0..1; default ImageNet's.")
+    std: tuple[Positive, Positive, Positive] = Field(
+        IMAGENET_STD, description="Standard deviation of R, G, B in 0..1; default ImageNet's."
+    )
+    normalise: Literal["dataset", "clip"] = Field(
+        "dataset",
+        description="By mean and std above, or each clip by its own mean and standard deviation, so that light, "
+        "exposure and skin tell nothing.",
+    )
+    colour: Literal["rgb", "grey", "motion"] = Field(
+        "rgb",
+        description="grey hides colours from the model; motion shows it brightness, its difference from the clip's "
+        "mean at each pixel, and its change until the next frame.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.normalise == "clip" and {"mean", "std"} & self.model_fields_set:
+            raise ValueError("mean and std are not used where normalise is clip")
+        self.spec()
+        return self
+
+    def spec(self) -> ClipSpec:
+        return ClipSpec(
+            frames=self.frames,
+            resize=self.resize,
+            crop=self.crop,
+            mean=self.mean,
+            std=self.std,
+            normalise=self.normalise,
+            colour=self.colour,
+        )
+
+
+class Augment(Section):
+    """How training clips are varied; evaluation never is."""
+
+    flip: bool = Field(False, description="Mirror half of the clips.")
+    flip_labels: dict[str, str] = Field(
+        {}, description="Label of a mirrored clip where it changes, such as left: right."
+    )
+    crop_scale: tuple[Fraction, Fraction] = Field(
+        (1.0, 1.0),
+        description="Smallest and largest side of the random crop, as a fraction of the largest that fits.",
+    )
+    brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
+    contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
+    freeze: Annotated[int, Field(ge=0)] = Field(
+        0, description="Longest run of frames that stand still, at a random place of the clip (time masking)."
+    )
+    erase: Fraction = Field(
+        0.0, description="Share of clips in which a rectangle of a fifth to half of each side is grey (random erasing)."
+    )
+
+    @model_validator(mode="after")
+    def _labels_of_mirrored_clips(self) -> Self:
+        if self.flip_labels and not self.flip:
+            raise ValueError("flip_labels needs flip: true, since no clip is mirrored without it")
+        return self
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> Self:
+        smallest, largest = self.crop_scale
+        if not 0 < smallest <= largest:
+            raise ValueError(f"crop_scale must be [smallest, largest], above 0, got [{smallest}, {largest}]")
+        return self
