@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import cpd
-from cpd.errors import CpdError
+from cpd.errors import CpdError, reason_of
 from cpd.stages import STAGES, check_data, pipeline_status, run_pipeline
 
 INSTALL = "install the whole pipeline: pip install 'cpd[cpu]', or 'cpd[cuda]' for a GPU"
@@ -42,7 +42,7 @@ class Commands(click.Group):
             raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{(error.strerror or str(error)).lower()}", err=True)
+            click.echo(f"error: {where}{reason_of(error)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\ninterrupted: the next run continues where this one stopped", err=True)

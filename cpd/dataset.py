@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import DataError
 
+T = TypeVar("T")
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = (
@@ -115,6 +115,12 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
     ]
 
 
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Up to ``most`` of them, spread over all: tables are sorted, and the first of one are of one class."""
+    places = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+    return [items[place] for place in places.tolist()]
+
+
 def name_in(run_dir: Path, clip: Path) -> str:
     """How a run names a clip: from its own folder if it lies there, so that the folder may move."""
     clip, home = clip.absolute(), run_dir.absolute()
@@ -124,9 +130,3 @@ def name_in(run_dir: Path, clip: Path) -> str:
 def path_in(run_dir: Path, name: str) -> Path:
     """The inverse of ``name_in``, where the run folder is now."""
     return (run_dir / name).absolute()
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

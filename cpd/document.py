@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cpd.errors import ConfigError
+from cpd.errors import ConfigError, reason_of
 
 KeyPath = tuple[str | int, ...]
 Nodes = tuple[yaml.Node, ...]
@@ -132,7 +132,7 @@ def read_document(path: Path) -> Document:
     except FileNotFoundError as error:
         raise ConfigError([f"{path}: no such file"]) from error
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"]) from error
+        raise ConfigError([f"{path}: cannot be read: {reason_of(error)}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: is not text in UTF-8"]) from error
     except (yaml.YAMLError, RecursionError) as error:

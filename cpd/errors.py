@@ -16,6 +16,11 @@ Anything that is not a ``CpdError`` is a bug and keeps its traceback.
 from __future__ import annotations
 
 
+def reason_of(error: OSError) -> str:
+    """The system's words for an error, without the path and the number around them: no space left on device."""
+    return (error.strerror or str(error)).lower()
+
+
 class CpdError(Exception):
     """Something the user can mend. ``remedy`` says how, in one sentence."""
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cpd.errors import BusyError, CpdError
+from cpd.errors import BusyError, CpdError, reason_of
 
 LOCK_FILE = "pipeline.lock"
 HOLDER_FILE = ".running"
@@ -185,7 +185,7 @@ def hold(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         holder_file = (run_dir / HOLDER_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise CpdError(f"the run folder {run_dir} cannot be used: {reason}", OTHER_FOLDER) from error
     with holder_file as file:
         try:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from cpd.errors import EngineError
+from cpd.errors import EngineError, reason_of
 from cpd.manifest import METADATA_KEY, Manifest, Precision
 
 GRAPH, OPSET_IMPORT, METADATA_PROPS = 7, 8, 14
@@ -46,7 +46,7 @@ def read_onnx(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise EngineError(f"{path}: cannot be read: {reason_of(error)}") from error
 
 
 def manifest_of(data: bytes, where: str) -> Manifest:

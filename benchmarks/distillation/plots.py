@@ -22,7 +22,7 @@ from methods import METHODS
 from results import Result, best_weight, latest, read
 from run import Runs, recorded
 
-from cpd.dataset import read_clips
+from cpd.dataset import evenly, read_clips
 from cpd.video import read_clip
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients
 from cpd_train.losses.spectrum import attention_maps, temporal_spectrum
@@ -55,7 +55,7 @@ def main(pipeline: Path, method: str, searched: str | None) -> None:
         weight = next(one.weight for one in finals if one.method == chosen)
         models[name] = read_checkpoint(runs.place("final", chosen, weight, 0) / "student/student.safetensors").model
     clips = read_clips(runs.config.run_dir / "data/clips.csv", "test")
-    some = [clips[index] for index in np.linspace(0, len(clips) - 1, CLIPS).astype(int)]
+    some = evenly(clips, CLIPS)
     frames = torch.from_numpy(np.stack([read_clip(clip.path, runs.config.clip.spec()) for clip in some]))
     save(spectra(models, frames), "temporal-spectra")
     save(kernels(models), "kernel-frequencies")

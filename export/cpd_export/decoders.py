@@ -24,7 +24,7 @@ GREY_LEVELS_MAX = 1.0
 
 
 def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list[Proof]:
-    """Compares both kinds of frames, as far as training has, and torch's logits on them.
+    """Compares both kinds of frames, as training has, and torch's logits on them.
 
     Args:
         trained: the test_logits.npz of a training stage.
@@ -38,7 +38,7 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     try:
         with np.load(trained, allow_pickle=False) as arrays:
             logits, names = arrays["logits"], arrays["paths"].tolist()
-            grey = {name: float(arrays[name]) for name in ("grey_mean", "grey_largest") if name in arrays}
+            grey_mean, grey_largest = float(arrays["grey_mean"]), float(arrays["grey_largest"])
         rows = {path_in(run_dir, name): row for row, name in enumerate(names)}
         order = [rows[clip.path] for clip in clips]
     except (OSError, ValueError) as error:
@@ -48,16 +48,9 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     if logits.shape != (len(rows), served.shape[1]):
         raise DataError(f"{trained}: is of {logits.shape}, not of these clips and labels", again)
     same = agreement(logits[order], served)
-    frames = (
-        [
-            at_most("DALI's frames = server's frames, mean grey levels", grey["grey_mean"], GREY_LEVELS_MAX),
-            measured("DALI's frames = server's frames, largest grey level", grey["grey_largest"]),
-        ]
-        if len(grey) == 2
-        else []  # of a run that was trained before this was measured
-    )
     return [
-        *frames,
+        at_most("DALI's frames = server's frames, mean grey levels", grey_mean, GREY_LEVELS_MAX),
+        measured("DALI's frames = server's frames, largest grey level", grey_largest),
         measured("DALI's frames = server's frames, logits", largest(logits[order], served)),
         share_at_least("DALI's frames = server's frames, same top-1", same, AGREEMENT_MIN),
     ]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import click
 
-from cpd.dataset import file_sha256
 from cpd.errors import EngineError, ExportError
-from cpd.lock import alone_in, atomic
+from cpd.lock import alone_in, atomic, content_sha256
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of, read_onnx
 from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour, for_this_machine
@@ -98,7 +97,7 @@ def rebuild(path: Path) -> EngineInfo:
         options = _options(manifest.engine)
     if not onnx.is_file():
         raise EngineError(f"{engine}: cannot be built again without {onnx.name}", "copy it beside the engine")
-    if manifest is not None and manifest.engine is not None and file_sha256(onnx) != manifest.engine.onnx_sha256:
+    if manifest is not None and manifest.engine is not None and content_sha256(onnx) != manifest.engine.onnx_sha256:
         raise EngineError(
             f"{onnx}: is another model than the one {engine.name} was built from (SHA-256 differs)",
             f"copy that one beside the engine, or delete {engine_manifest_path(engine).name} to build one of this",

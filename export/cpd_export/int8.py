@@ -31,10 +31,11 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from cpd.dataset import evenly
 from cpd.metrics import agreement, kl_divergence
 from cpd.progress import track
 from cpd_export.graph import opset_of, preprocessing, tidy
-from cpd_export.proofs import Frames, Logits, spread
+from cpd_export.proofs import Frames, Logits
 from cpd_export.session import OnnxSession
 
 CALIBRATORS = {
@@ -186,7 +187,7 @@ def _sensitivity(source: _Source, choice: Choice, frames: Frames, want: Logits, 
     names = source.layers
     fewest, most = SEARCH_CLIPS
     clips = min(most, max(fewest, int(SEARCH_FLOPS / max(1, flops * len(names)))))
-    chosen = spread(len(frames), clips)
+    chosen = evenly(range(len(frames)), clips)
     judge = _judge(frames[chosen], want[chosen], signed=source.opset >= LONE_PAIRS_FAIL_FROM)
     damages = {
         name: judge(source.quantised(choice, only=[node]))

@@ -10,14 +10,15 @@ from typing import Any
 
 import onnx
 
-from cpd.dataset import Clip, file_sha256
+from cpd.dataset import Clip, evenly
 from cpd.errors import ExportError
+from cpd.lock import content_sha256
 from cpd.manifest import Manifest, Precision
 from cpd_export.decoders import decoder_proofs
 from cpd_export.files import STREAM, ExportedFile, onnx_path
 from cpd_export.graph import opset_of, with_manifest
 from cpd_export.inputs import true_labels
-from cpd_export.proofs import BATCH, Outputs, accuracy, evenly, failures, faithfulness, parity, read_batch
+from cpd_export.proofs import BATCH, Outputs, accuracy, failures, faithfulness, parity, read_batch
 from cpd_export.session import OnnxSession
 from cpd_export.stream import export_stream, prove_stream
 from cpd_export.support import support, valid
@@ -131,7 +132,7 @@ def describe(run_dir: Path, checkpoint: Checkpoint, graph: onnx.ModelProto) -> M
         clip=checkpoint.model.clip,
         precision="fp32",
         opset=opset_of(graph),
-        checkpoint_sha256=file_sha256(run_dir / f"{checkpoint.role}/{checkpoint.role}.safetensors"),
+        checkpoint_sha256=content_sha256(run_dir / f"{checkpoint.role}/{checkpoint.role}.safetensors"),
         data_sha256=checkpoint.data_sha256,
         parameters=checkpoint.parameters,
         flops=checkpoint.flops,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.dataset import Clip
+from cpd.dataset import Clip, evenly
 from cpd.metrics import Interval, PerClip, agreement, top_k_correct, wilson_interval
 from cpd.progress import track
 from cpd.video import read_clip
@@ -100,7 +100,7 @@ class Outputs:
     logits: Logits
     """(clips, classes), computed in batches."""
     single: Logits
-    """(up to BATCH, classes): the clips of ``spread`` again, each alone."""
+    """(up to BATCH, classes): the clips that ``evenly`` takes again, each alone."""
     reversed: Logits
     """(up to BATCH, classes): the same clips with their frames in reverse order."""
 
@@ -128,17 +128,6 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
     }
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Up to ``most`` places, spread over ``count``: tables are sorted, and the first of one are of one class."""
-    places: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
-    return places
-
-
-def evenly(clips: Sequence[Clip], most: int) -> list[Clip]:
-    """Up to ``most`` clips, spread over all."""
-    return [clips[place] for place in spread(len(clips), most)]
-
-
 def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
     """The clips that are not among the others."""
     paths = {clip.path for clip in others}
@@ -152,7 +141,7 @@ def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
 
 def parity(source: Outputs, exported: Outputs) -> list[Proof]:
     """That an exported graph computes what its source does, whatever the batch and the order of the frames."""
-    again = source.logits[spread(len(source.logits), BATCH)]
+    again = source.logits[evenly(range(len(source.logits)), BATCH)]
     same = float(agreement(source.logits, exported.logits).mean())
     return [
         at_most("torch = onnxruntime", largest(source.logits, exported.logits), LOGIT_LIMIT),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cpd.config import Export, Pipeline
-from cpd.dataset import Clip, read_clips
+from cpd.dataset import Clip, evenly, read_clips
 from cpd.errors import ExportError
 from cpd.manifest import engine_manifest_path
 from cpd.threads import threads_for
@@ -21,7 +21,7 @@ from cpd_export.half import half_graph
 from cpd_export.inputs import ROLES, in_torch, read_checkpoints, test_clips
 from cpd_export.int8 import quantise
 from cpd_export.onnx_model import Model, finish, prove, streaming_file
-from cpd_export.proofs import Predict, evenly, predict_all, read_batch, without
+from cpd_export.proofs import Predict, predict_all, read_batch, without
 from cpd_export.session import OnnxSession
 from cpd_export.timing import Samples, in_turns, is_faster
 from cpd_train.models import Checkpoint

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cpd.dataset import file_sha256
-from cpd.errors import DataError, EngineError, ExportError
-from cpd.lock import atomic
+from cpd.errors import DataError, EngineError, ExportError, reason_of
+from cpd.lock import atomic, content_sha256
 from cpd.manifest import Manifest, engine_manifest_path
 from cpd.onnx_file import read_onnx_manifest
 
@@ -83,7 +82,7 @@ def _explained(repository: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise ExportError(f"{error.filename or repository}: {reason}", "mend that, or name another folder") from error
 
 
@@ -199,7 +198,7 @@ def _read_manifest(path: Path) -> Manifest:
     if not path.is_file() or not beside.is_file():
         raise EngineError(f"{path}: the engine and {beside.name} must both be there", "run the export stage again")
     manifest = Manifest.from_json(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
-    if manifest.engine is None or manifest.engine.engine_sha256 != file_sha256(path):
+    if manifest.engine is None or manifest.engine.engine_sha256 != content_sha256(path):
         raise EngineError(f"{path}: is not the file its manifest describes", "run the export stage again")
     if manifest.engine.flavour != "tensorrt":
         raise ExportError(

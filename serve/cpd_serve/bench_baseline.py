@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpd.dataset import file_sha256
 from cpd.errors import CpdError, EngineMismatchError
-from cpd.lock import atomic
+from cpd.lock import atomic, content_sha256
 from cpd_serve.bench_check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start, verdict_of
 from cpd_serve.bench_decision import Decision, decide, rounds_needed
 from cpd_serve.bench_machine import HOW, machine
@@ -89,7 +88,7 @@ def record(engine: Engine, *, percentile: float, rounds: int, max_s: float, seed
     opened = measured.opened["new"]
     return Baseline(
         engine=facts(engine, opened, measured.rounds, 0),
-        engine_sha256=file_sha256(engine.path),
+        engine_sha256=content_sha256(engine.path),
         labels=opened.manifest.labels,
         clip=opened.manifest.clip.to_dict(),
         machine=machine(engine, opened),

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from cpd.dataset import file_sha256
 from cpd.errors import CpdError
+from cpd.lock import content_sha256
 from cpd_serve.bench_baseline import check_recorded, read_baseline, record, write_baseline
 from cpd_serve.bench_check import Check, Gate, Plan, check
 from cpd_serve.bench_decision import centre
@@ -57,7 +57,7 @@ def run_check(
         raise CpdError("--normalise is for a recorded baseline", "leave it out: both engines run on this machine")
     else:
         outcome = check(new, engine_of(baseline, **how), plan, show_progress)
-        against = file_sha256(baseline)
+        against = content_sha256(baseline)
     end_progress()
     here = machine(new, outcome.measured.opened["new"])
     click.echo(as_text(outcome), err=json_path == "-")

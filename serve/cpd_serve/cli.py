@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cpd.errors import CpdError
+from cpd.errors import CpdError, reason_of
 from cpd_serve.options import POSITIVE, Amount, check_sources, printable
 
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
@@ -89,7 +89,8 @@ def label_command(
         code = error.exit_code
     except BrokenPipeError:
         raise
-    except OSError as error:  # of what is printed: the disk that it goes to is full
-        click.echo(f"error: the answers cannot be written: {(error.strerror or str(error)).lower()}", err=True)
+    except OSError as error:
+        where = error.filename or "the answers cannot be written"  # of a file that is written to by its number alone
+        click.echo(f"error: {printable(str(where))}: {reason_of(error)}", err=True)
         code = 1
     sys.exit(code)

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from cpd.errors import reason_of
 from cpd_serve.worker_pool import PoolBusyError, WorkerLostError, WorkerPool
 
 MAX_VIEWS = 32
@@ -160,7 +161,7 @@ class Service:
         except TimeoutError:
             raise RefusedError(408, f"the clip took longer than {self.limits.upload_s:g} s to arrive") from None
         except OSError as error:
-            raise RefusedError(507, f"the clip cannot be kept: {(error.strerror or str(error)).lower()}") from None
+            raise RefusedError(507, f"the clip cannot be kept: {reason_of(error)}") from None
         if received == 0:
             raise RefusedError(400, "the body is empty: send the clip as it is, curl --data-binary @clip.mp4")
 

@@ -7,11 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-VIDEO_SUFFIXES = frozenset((
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
-    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-))  # fmt: skip
-"""What is taken for a video in a folder; a file that is named itself may be called anything."""
+from cpd.folders import videos_below
 
 
 def expand(sources: Iterable[str]) -> Iterator[Path]:
@@ -23,22 +19,12 @@ def expand(sources: Iterable[str]) -> Iterator[Path]:
         path = Path(source)
         # os.path's questions are answered no where Path's raise: without permission, of names that are too long
         if os.path.isdir(source):  # noqa: PTH112
-            yield from _videos_below(path) or [path]
+            yield from sorted(videos_below(path), key=_order) or [path]
         elif not os.path.exists(source) and glob.has_magic(source):  # noqa: PTH110
             matches = glob.glob(source, recursive=True)  # noqa: PTH207  # the pattern may be absolute
             yield from sorted((Path(match) for match in matches if os.path.isfile(match)), key=_order) or [path]  # noqa: PTH113
         else:
             yield path
-
-
-def _videos_below(folder: Path) -> list[Path]:
-    found = (
-        Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES
-    )
-    return sorted(found, key=_order)
 
 
 def _order(path: Path) -> tuple[tuple[int, int | str], ...]:

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from cpd.dataset import file_sha256
 from cpd.errors import EngineError, EngineMismatchError
+from cpd.lock import content_sha256
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.tensorrt_log import keep_errors
 from cpd_serve.cuda_driver import DRIVER_LIBRARY, check_cuda_python, driver_present
@@ -145,7 +145,7 @@ def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:
         raise EngineMismatchError(error.args[0], remedy) from error
     if manifest.engine is None:
         raise EngineMismatchError(f"{beside}: describes no engine", remedy)
-    if file_sha256(path) != manifest.engine.engine_sha256:
+    if content_sha256(path) != manifest.engine.engine_sha256:
         raise EngineMismatchError(
             f"{path}: is not the file its manifest describes (SHA-256 differs)",
             rebuild_remedy(path, manifest.engine.onnx),

@@ -30,7 +30,7 @@ class Setting:
 
     @classmethod
     def of(cls, config: Pipeline, run_dir: Path) -> Setting:
-        """Reads what the data stage wrote, and seeds torch: two runs on a CPU are then identical.
+        """Reads what the data stage wrote, and sets torch up: two runs on a CPU are then identical.
 
         Raises:
             DataError: ``augment.flip_labels`` names a class the data lacks.
@@ -41,6 +41,7 @@ class Setting:
             if label not in data["labels"]:
                 raise DataError(f"augment.flip_labels names {label!r}, which is no class of the data", "mend the name")
         torch.manual_seed(config.seed)
+        torch.backends.cudnn.allow_tf32 = False  # what says fp32 shall be fp32: its answers are a reference
         return cls(config, run_dir, tuple(data["labels"]), data["sha256"], choose_device(config.device))
 
     @property

@@ -14,7 +14,8 @@ from cpd.errors import TrainingError
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
-from cpd_train.fit import Step, fit, write_test_logits
+from cpd_train.fit import Step, fit
+from cpd_train.judging import write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
@@ -36,12 +37,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     setting, section, folder = Setting.of(config, run_dir), config.student, run_dir / "student"
     taught = read_checkpoint(run_dir / "teacher" / "teacher.safetensors")
     teacher, student = on_device(taught.model, setting.device), setting.model(section)
-    _check_fit(student, teacher)
-    if taught.labels != setting.labels:
-        raise TrainingError(
-            f"the teacher was trained for other labels: {_differing(taught.labels, setting.labels)}",
-            "train it again: --force teacher",
-        )
+    _check_fit(student, teacher, taught.labels, setting.labels)
     began = begin(config.distill.parameters.start, student, teacher, loaded=section.checkpoint is not None)
     training = setting.loader("train", section.batch_size)
     validation = setting.loader("validation", section.batch_size)
@@ -76,7 +72,6 @@ class Collaboration(Step):
         precision: str = "auto",
         memory: Memory | None = None,
     ) -> None:
-        _check_fit(student, teacher)
         self.student, self.distill = student, distill
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
         self._now = self.weights
@@ -133,13 +128,16 @@ class Collaboration(Step):
         return terms
 
 
-def _check_fit(student: VideoClassifier, teacher: VideoClassifier) -> None:
+def _check_fit(
+    student: VideoClassifier, teacher: VideoClassifier, taught: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
     if student.clip.frames != teacher.clip.frames:
         raise TrainingError(f"the student sees {student.clip.frames} frames and the teacher {teacher.clip.frames}")
-    if student.labels != teacher.labels:
-        raise TrainingError(f"the student knows {student.labels} classes and the teacher {teacher.labels}")
-
-
-def _differing(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
-    their, our = next((their, our) for their, our in zip(theirs, ours, strict=True) if their != our)
-    return f"{their} where the data has {our}"
+    if len(taught) != len(labels):
+        raise TrainingError(f"the student knows {len(labels)} classes and the teacher {len(taught)}")
+    for theirs, ours in zip(taught, labels, strict=True):
+        if theirs != ours:
+            raise TrainingError(
+                f"the teacher was trained for other labels: {theirs} where the data has {ours}",
+                "train it again: --force teacher",
+            )

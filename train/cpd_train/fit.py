@@ -14,19 +14,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpd.config import Augment, Model
-from cpd.dataset import name_in
 from cpd.errors import TrainingError
-from cpd.lock import atomic
 from cpd.progress import track
-from cpd.video import read_clip
 from cpd_train.cuda import Utilisation, why_no_gpu
+from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
 
@@ -153,59 +148,6 @@ def one_cycle(optimiser: torch.optim.Optimizer, peak: float, steps: int) -> torc
     return torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=rise)
 
 
-def judge(model: VideoClassifier, validation: ClipLoader) -> dict[str, float]:
-    """Top-1 (fraction) and mean cross-entropy on the validation clips; empty where there are none."""
-    if not validation.clips:
-        return {}
-    logits, truth = predict(model, validation)
-    return {
-        "validation_top1": float((logits.argmax(1) == truth).mean()),
-        "validation_loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))),
-    }
-
-
-@torch.no_grad()
-def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order.
-
-    Raises:
-        TrainingError: a logit is not finite.
-    """
-    model.eval()
-    logits, truth = [], []
-    for batch in loader.evaluate():
-        logits.append(model(batch.frames).float().cpu().numpy())
-        truth.append(batch.labels.argmax(1).cpu().numpy())
-    answers = np.concatenate(logits)
-    if not np.isfinite(answers).all():
-        clip = loader.clips[int(np.isfinite(answers).all(1).argmin())].path
-        raise TrainingError(
-            f"the {model.spec.model} gives {clip} logits that are not finite", "lower its learning_rate"
-        )
-    return answers, np.concatenate(truth)
-
-
-def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
-    """Keeps a model's answers on the test split, in the run folder's ``<role>/test_logits.npz``, for stages without
-    torch; returns its top-1 (fraction)."""
-    logits, truth = predict(model, loader)
-    names = np.array([name_in(path.parent.parent, clip.path) for clip in loader.clips])
-    grey = grey_levels_apart(loader)
-    with atomic(path) as draft:
-        np.savez(draft, logits=logits, labels=truth, paths=names, grey_mean=grey.mean(), grey_largest=grey.max())
-    return float((logits.argmax(1) == truth).mean())
-
-
-def grey_levels_apart(loader: ClipLoader) -> NDArray[np.int16]:
-    """How far the loader's frames and the server's are apart, of up to 16 clips spread over all."""
-    places = np.linspace(0, len(loader.clips) - 1, min(16, len(loader.clips))).round().astype(int)
-    clips = [loader.clips[place] for place in places]
-    (batch,) = ClipLoader(clips, loader.labels, loader.spec, len(clips), loader.device).evaluate()
-    served = np.stack([read_clip(clip.path, loader.spec) for clip in clips])
-    apart: NDArray[np.int16] = np.abs(batch.frames.cpu().numpy().astype(np.int16) - served)
-    return apart
-
-
 class Waiting:
     """Iterates over batches and counts the seconds spent waiting for them."""
 
@@ -233,7 +175,6 @@ def choose_device(name: str) -> torch.device:
         raise TrainingError(
             f"device cuda is asked for, but torch sees no CUDA GPU: {why_no_gpu()}", "use --device cpu, or mend that"
         )
-    torch.backends.cudnn.allow_tf32 = False  # a network that says fp32 shall be fp32: its answers are a reference
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

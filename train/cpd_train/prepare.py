@@ -13,7 +13,7 @@ import numpy as np
 
 from cpd.clip import is_variable_rate
 from cpd.config import Data, Pipeline, Rendered
-from cpd.dataset import SPLITS, Clip, file_sha256, sorted_labels, write_clips
+from cpd.dataset import SPLITS, Clip, sorted_labels, write_clips
 from cpd.errors import DataError, VideoError
 from cpd.lock import OTHER_FOLDER, Lock, content_sha256
 from cpd.progress import track
@@ -54,7 +54,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
         "codecs": dict(Counter(clip.codec for clip in clips).most_common()),
         "variable_rate": sum(is_variable_rate(clip.times_s) for clip in clips),
         "broken": broken,
-        "sha256": file_sha256(table),
+        "sha256": content_sha256(table),
     }
     (folder / "data.json").write_text(json.dumps(summary, indent=2))
     counts = ", ".join(f"{count} {split}" for split, count in splits.items())

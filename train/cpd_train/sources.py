@@ -8,21 +8,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpd.config import Data
 from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
+from cpd.folders import videos_below
 
-VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
-    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-)  # fmt: skip
 UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 """What no label holds: it breaks a line, moves a terminal's cursor or cannot be encoded."""
 FORMAT = "check data.format"
@@ -121,7 +117,7 @@ def from_folder(folder: Path) -> list[Found]:
         classes = [(None, label) for label in subfolders]
     found = []
     for split, label in classes:
-        videos = sorted(_videos_below(label))
+        videos = sorted(videos_below(label))
         if not videos:
             raise DataError(f"{label}: class {label.name} has no video", "remove the folder or add clips to it")
         found += [Found(path, label.name, split, path.relative_to(folder).as_posix()) for path in videos]
@@ -301,19 +297,7 @@ def _pieces(path: Path, suffix: str) -> list[Path]:
 def _videos_by_stem(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder", "mend data.root")
-    return {path.stem: path for path in sorted(_videos_below(root))}
-
-
-def _videos_below(folder: Path) -> Iterator[Path]:
-    """Videos in a folder and those below it, behind links too; what is hidden is left aside."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        if real not in seen:
-            seen.add(real)
-            paths = (Path(parent, name) for name in names if not name.startswith("."))
-            yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
+    return {path.stem: path for path in sorted(videos_below(root))}
 
 
 def _subfolders(folder: Path) -> list[Path]:

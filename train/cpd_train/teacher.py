@@ -11,7 +11,8 @@ from cpd.config import Distill, Model, Pipeline
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration
-from cpd_train.fit import Outcome, Step, fit, judge, write_test_logits
+from cpd_train.fit import Outcome, Step, fit
+from cpd_train.judging import judge, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
 

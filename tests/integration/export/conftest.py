@@ -12,7 +12,8 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.config import Pipeline
-from cpd.dataset import Clip, file_sha256, name_in, write_clips
+from cpd.dataset import Clip, name_in, write_clips
+from cpd.lock import content_sha256
 from cpd.video import read_clip
 from cpd_export import stage
 from cpd_train.models import ModelSpec, build_model, write_checkpoint
@@ -87,7 +88,7 @@ def fill_run(run_dir: Path, **specs: ModelSpec) -> Path:
     torch.manual_seed(0)
     for role, spec in (SPECS | specs).items():
         model = build_model(spec, len(LABELS), SPEC)
-        data_sha256 = file_sha256(run_dir / "data/clips.csv")
+        data_sha256 = content_sha256(run_dir / "data/clips.csv")
         write_checkpoint(run_dir / f"{role}/{role}.safetensors", model, role, LABELS, data_sha256, epoch=1, top1=0.5)
         test = [clip for clip in clips if clip.split == "test"]
         frames = torch.from_numpy(np.stack([read_clip(clip.path, SPEC) for clip in test]))

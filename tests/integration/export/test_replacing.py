@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cpd.config import Pipeline
-from cpd.dataset import file_sha256
+from cpd.lock import content_sha256
 from cpd.manifest import Manifest, engine_manifest_path
 from cpd_export import stage
 
@@ -23,12 +23,12 @@ def test_an_engine_that_cannot_be_built_leaves_no_old_one(
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(exported, run_dir)
-    before = file_sha256(run_dir / "export/student.onnx")
+    before = content_sha256(run_dir / "export/student.onnx")
     assert (run_dir / "export/student.trt").is_file()
     said = stage.run(make_config(precisions=["fp32"], compute_capabilities=["9.0"]), run_dir)
     assert re.search(r"; failed: teacher\.trt, failed: student\.trt: .*compute capability 9\.0", said)
     assert "warning: there will be no engines: " in capsys.readouterr().err
-    assert file_sha256(run_dir / "export/student.onnx") != before, "the manifest holds what was measured this time"
+    assert content_sha256(run_dir / "export/student.onnx") != before, "the manifest holds what was measured this time"
     names = {path.name for path in (run_dir / "export").iterdir()}
     assert names == {"teacher.onnx", "student.onnx", "student.stream.onnx", "export.json"}
     files = json.loads((run_dir / "export/export.json").read_text())["files"]
@@ -52,6 +52,6 @@ def test_another_opset_and_batch_are_those_of_every_file_and_a_target_that_does_
     engine_path = run_dir / "export/student.trt"
     engine = Manifest.from_json(engine_manifest_path(engine_path).read_text(), "it").engine
     assert engine is not None
-    assert engine.onnx_sha256 == file_sha256(run_dir / "export/student.onnx"), "of the model beside it"
-    assert engine.engine_sha256 == file_sha256(engine_path)
+    assert engine.onnx_sha256 == content_sha256(run_dir / "export/student.onnx"), "of the model beside it"
+    assert engine.engine_sha256 == content_sha256(engine_path)
     assert engine.options["max_batch"] == 3

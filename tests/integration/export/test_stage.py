@@ -14,8 +14,9 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.config import Pipeline
-from cpd.dataset import file_sha256, read_clips
+from cpd.dataset import read_clips
 from cpd.errors import DataError, EngineError, ExportError
+from cpd.lock import content_sha256
 from cpd.manifest import Manifest
 from cpd.onnx_file import read_onnx_manifest
 from cpd.video import read_clip
@@ -123,15 +124,15 @@ def test_the_manifest_travels_in_the_file(exported: Path) -> None:
         path = exported / f"export/{name}.onnx"
         manifest = read_onnx_manifest(path)
         assert (manifest.labels, manifest.clip, manifest.precision, manifest.opset) == (LABELS, SPEC, precision, 18)
-        assert manifest.checkpoint_sha256 == file_sha256(exported / "student/student.safetensors")
-        assert manifest.data_sha256 == file_sha256(exported / "data/clips.csv")
+        assert manifest.checkpoint_sha256 == content_sha256(exported / "student/student.safetensors")
+        assert manifest.data_sha256 == content_sha256(exported / "data/clips.csv")
         assert manifest.graph_sha256
         assert set(manifest.accuracy) == {"top1", "top5"}
         assert manifest.latency_ms["p50"] > 0
         assert str(Path.cwd()).encode() not in path.read_bytes(), "a path of this machine is in the file"
         engine = Manifest.from_json(path.with_suffix(".trt.json").read_text(), "it").engine
         assert engine is not None
-        assert engine.onnx_sha256 == file_sha256(path)
+        assert engine.onnx_sha256 == content_sha256(path)
 
 
 def test_a_changed_weight_is_noticed(exported: Path, tmp_path: Path) -> None:

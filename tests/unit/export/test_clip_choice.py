@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cpd.dataset import Clip
-from cpd_export.proofs import evenly, without
+from cpd.dataset import Clip, evenly
+from cpd_export.proofs import without
 
 
 def clips(count: int) -> list[Clip]:

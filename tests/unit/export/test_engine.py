@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cpd.config import Export
-from cpd.dataset import file_sha256
 from cpd.errors import EngineError, ExportError
+from cpd.lock import content_sha256
 from cpd.manifest import SEAL, Manifest, Precision, _digest, engine_manifest_path
 from cpd_export import engine
 from cpd_export.engine import (
@@ -134,7 +134,7 @@ def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> 
     assert manifest.engine == info
     assert (info.flavour, info.onnx) == ("tensorrt_rtx", "colours.onnx")
     assert info.target == "compute capability 8.0, 8.6, 8.9, 12.0+"
-    assert (info.engine_sha256, info.onnx_sha256) == (file_sha256(path), file_sha256(colour_model))
+    assert (info.engine_sha256, info.onnx_sha256) == (content_sha256(path), content_sha256(colour_model))
     assert info.options["max_batch"] == 4
     assert manifest.labels == ("red", "green", "blue")
 
@@ -229,7 +229,7 @@ def test_an_engine_is_built_again_with_the_options_it_had(colour_model: Path) ->
     again = rebuild(path)
     assert again.options["max_batch"] == 3
     assert again.target != first.target, "it was built again because the GPU is another"
-    assert file_sha256(path) == again.engine_sha256
+    assert content_sha256(path) == again.engine_sha256
 
 
 def test_options_that_cannot_be_had_here_are_left_out_and_named(

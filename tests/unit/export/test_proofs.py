@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from cpd.dataset import evenly
 from cpd_export.proofs import (
     BATCH,
     Outputs,
@@ -22,7 +23,6 @@ from cpd_export.proofs import (
     paired_difference,
     parity,
     share_at_least,
-    spread,
 )
 from cpd_export.support import support
 from cpd_export.timing import CALLS, ROUNDS, in_turns, is_faster, percentiles_ms
@@ -31,7 +31,7 @@ LABELS = np.array([0, 1] * 100)
 
 
 def outputs(logits: np.ndarray) -> Outputs:  # type: ignore[type-arg]
-    again = logits[spread(len(logits), BATCH)]
+    again = logits[evenly(range(len(logits)), BATCH)]
     return Outputs(logits, again, again)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cpd.dataset import file_sha256
 from cpd.errors import CpdError, DataError, EngineError, ExportError
+from cpd.lock import content_sha256
 from cpd.manifest import EngineInfo, engine_manifest_path
 from cpd.onnx_file import read_onnx_manifest
 from cpd_export.engine import BuildOptions
@@ -178,7 +178,7 @@ def test_batches_larger_than_the_engines_are_refused(colour_model: Path, tmp_pat
     engine = colour_model.with_suffix(".trt")
     engine.write_bytes(b"an engine")
     options = {"max_batch": 4}
-    info = EngineInfo("tensorrt", "10.9", "a GPU", "colours.onnx", "0" * 64, file_sha256(engine), options)
+    info = EngineInfo("tensorrt", "10.9", "a GPU", "colours.onnx", "0" * 64, content_sha256(engine), options)
     manifest = replace(read_onnx_manifest(colour_model), engine=info)
     engine_manifest_path(engine).write_text(manifest.to_json())
     with pytest.raises(ExportError, match="was built for batches of up to 4, not 8"):
