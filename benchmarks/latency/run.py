@@ -28,12 +28,12 @@ import numpy as np
 from engines import write_ladder
 
 from cpd.lock import atomic
-from cpd_serve.bench_baseline import in_100ns
-from cpd_serve.bench_check import Gate, Plan, check
-from cpd_serve.bench_decision import centre, interval
-from cpd_serve.bench_machine import machine
-from cpd_serve.bench_rounds import Rounds, log_ratio, run_rounds
-from cpd_serve.bench_worker import Engine
+from cpd_serve.bench.baseline import in_100ns
+from cpd_serve.bench.check import Gate, Plan, check
+from cpd_serve.bench.decision import centre, interval
+from cpd_serve.bench.machine import machine
+from cpd_serve.bench.rounds import Rounds, log_ratio, run_rounds
+from cpd_serve.bench.worker import Engine
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, mannwhitneyu
 
-from cpd_serve.bench_decision import rounds_to
-from cpd_serve.bench_rounds import log_ratio
-from cpd_serve.bench_worker import Timed
+from cpd_serve.bench.decision import rounds_to
+from cpd_serve.bench.rounds import log_ratio
+from cpd_serve.bench.worker import Timed
 
 Calls = NDArray[np.float64]
 LIMIT_FRACTION = 0.05

@@ -24,7 +24,7 @@ from cpd.manifest import METADATA_KEY, Manifest
 from cpd.onnx_file import graph_sha256
 
 pytestmark = pytest.mark.alone
-BENCH = [sys.executable, "-c", "from cpd_serve.bench_cli import main; main(prog_name='cpd-bench')"]
+BENCH = [sys.executable, "-c", "from cpd_serve.bench.cli import main; main(prog_name='cpd-bench')"]
 
 
 def bench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -184,5 +184,5 @@ def test_help_is_instant() -> None:
     done = bench("--help")
     assert done.returncode == 0
     assert time.process_time_ns() - start_s < 1e9
-    code = "import sys, cpd_serve.bench_cli; sys.exit('numpy' in sys.modules or 'onnxruntime' in sys.modules)"
+    code = "import sys, cpd_serve.bench.cli; sys.exit('numpy' in sys.modules or 'onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -97,7 +97,7 @@ def test_hiding_is_seen() -> None:
     ("module", "arguments"),
     [
         ("cpd.cli", []), ("cpd.cli", ["run"]), ("cpd_serve.cli", []), ("cpd_serve.cli", ["http"]),
-        ("cpd_serve.bench_cli", []),
+        ("cpd_serve.bench.cli", []),
     ],
 )  # fmt: skip
 def test_help_imports_nothing_heavy(module: str, arguments: list[str]) -> None:

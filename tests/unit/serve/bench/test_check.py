@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cpd.errors import CpdError
-from cpd_serve.bench_check import Gate, Judged, Plan, exact, statistic, verdict_of, why_undecided
-from cpd_serve.bench_decision import Decision
-from cpd_serve.bench_rounds import Rounds, log_mean_ratio, log_ratio, runs_for
-from cpd_serve.bench_worker import Timed
+from cpd_serve.bench.check import Gate, Judged, Plan, exact, statistic, verdict_of, why_undecided
+from cpd_serve.bench.decision import Decision
+from cpd_serve.bench.rounds import Rounds, log_mean_ratio, log_ratio, runs_for
+from cpd_serve.bench.worker import Timed
 
 
 def timed(new_s: np.ndarray, baseline_s: np.ndarray, energy_j: tuple[float, float] | None = None) -> Timed:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import EngineMismatchError
-from cpd_serve.bench_counters import Counters
-from cpd_serve.bench_guards import ClockCheck, disturbance
-from cpd_serve.bench_worker import Engine, Opened, Timed, Worker, worker_pair
+from cpd_serve.bench.counters import Counters
+from cpd_serve.bench.guards import ClockCheck, disturbance
+from cpd_serve.bench.worker import Engine, Opened, Timed, Worker, worker_pair
 
 TAIL_RUNS = 4
 """A percentile is taken of turns together that hold this many calls on its far side."""

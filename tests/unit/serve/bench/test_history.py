@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cpd.errors import CpdError
-from cpd_serve.bench_history import Run, append, as_text, change_points, read, series
+from cpd_serve.bench.history import Run, append, as_text, change_points, read, series
 
 
 def test_steps_are_found_where_they_are() -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cpd.threads import usable_cpus
-from cpd_serve.bench_worker import Engine, Opened
+from cpd_serve.bench.worker import Engine, Opened
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean_cu13", "tensorrt_rtx_cu13", "numpy")
 

@@ -11,14 +11,14 @@ import click
 
 from cpd.errors import CpdError
 from cpd.lock import content_sha256
-from cpd_serve.bench_baseline import check_recorded, read_baseline, record, write_baseline
-from cpd_serve.bench_check import Check, Gate, Plan, check
-from cpd_serve.bench_decision import centre
-from cpd_serve.bench_history import Run, append, current_commit, now
-from cpd_serve.bench_machine import machine
-from cpd_serve.bench_report import EXIT_CODES, as_junit, as_markdown, as_text, to_json, write_report
-from cpd_serve.bench_rounds import Rounds, log_ratio
-from cpd_serve.bench_worker import Engine
+from cpd_serve.bench.baseline import check_recorded, read_baseline, record, write_baseline
+from cpd_serve.bench.check import Check, Gate, Plan, check
+from cpd_serve.bench.decision import centre
+from cpd_serve.bench.history import Run, append, current_commit, now
+from cpd_serve.bench.machine import machine
+from cpd_serve.bench.report import EXIT_CODES, as_junit, as_markdown, as_text, to_json, write_report
+from cpd_serve.bench.rounds import Rounds, log_ratio
+from cpd_serve.bench.worker import Engine
 
 DEFAULT_LIMIT_FRACTION = 0.05
 REFERENCE_NAME = "reference workload"

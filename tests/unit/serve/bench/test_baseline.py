@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cpd.errors import CpdError, EngineMismatchError
-from cpd_serve.bench_baseline import (
+from cpd_serve.bench.baseline import (
     OTHER_MACHINE_MARGIN,
     REFERENCE,
     SAME_MACHINE_MARGIN,
@@ -21,9 +21,9 @@ from cpd_serve.bench_baseline import (
     reference_for,
     write_baseline,
 )
-from cpd_serve.bench_check import Facts
-from cpd_serve.bench_machine import machine
-from cpd_serve.bench_worker import Engine, Opened, Timed
+from cpd_serve.bench.check import Facts
+from cpd_serve.bench.machine import machine
+from cpd_serve.bench.worker import Engine, Opened, Timed
 from cpd_serve.latency import LatencySummary
 from cpd_serve.runner import open_runner
 

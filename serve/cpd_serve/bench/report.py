@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from cpd.lock import atomic
-from cpd_serve.bench_check import Check, Facts, Judged
+from cpd_serve.bench.check import Check, Facts, Judged
 
 SCHEMA = 1
 WORDS = {"pass": "pass", "fail": "fail", "inconclusive": "undecided"}

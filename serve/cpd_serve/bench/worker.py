@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineError
 from cpd.manifest import Manifest
-from cpd_serve.bench_counters import energy_j, thread_waiting
+from cpd_serve.bench.counters import energy_j, thread_waiting
 from cpd_serve.latency import BLOCK_RUNS, WARM_UP_WINDOW_RUNS, Samples, no_garbage_collection, time_and_waiting, warm_up
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What the machine did while an engine was timed: reasons to repeat a round rather than to believe it.
 
 A round is judged only by what it says about the machine and alike for both engines, so that repeating it favours
-neither: the symmetry that ``cpd_serve.bench_decision`` rests on stays.
+neither: the symmetry that ``cpd_serve.bench.decision`` rests on stays.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 import numpy as np
 
 from cpd.errors import CpdError
-from cpd_serve.bench_counters import Counters
-from cpd_serve.bench_worker import Timed
+from cpd_serve.bench.counters import Counters
+from cpd_serve.bench.worker import Timed
 
 STEAL_FRACTION = 0.10
 """Of the CPU time of a round, taken by the hypervisor for other machines."""

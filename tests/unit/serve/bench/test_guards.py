@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cpd.errors import CpdError
-from cpd_serve import bench_guards
-from cpd_serve.bench_counters import Counters, energy_j, thread_waiting
-from cpd_serve.bench_guards import ClockCheck, disturbance
-from cpd_serve.bench_worker import Engine, Timed, time_round, works_alone
+from cpd_serve.bench import guards
+from cpd_serve.bench.counters import Counters, energy_j, thread_waiting
+from cpd_serve.bench.guards import ClockCheck, disturbance
+from cpd_serve.bench.worker import Engine, Timed, time_round, works_alone
 from cpd_serve.runner import open_runner
 
 
@@ -112,22 +112,22 @@ def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     clock = ClockCheck()
     time.sleep(0.01)
     clock.verify()
-    raw_s = bench_guards._raw_s()
-    monkeypatch.setattr(bench_guards, "_raw_s", lambda: raw_s + 3.0)
+    raw_s = guards._raw_s()
+    monkeypatch.setattr(guards, "_raw_s", lambda: raw_s + 3.0)
     with pytest.raises(CpdError, match="not stable"):
         clock.verify()
 
 
 def test_losing_the_core_between_two_readings_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ClockCheck()
-    raw_s, readings = bench_guards._raw_s, iter(range(100))
+    raw_s, readings = guards._raw_s, iter(range(100))
 
     def interrupted_s() -> float:
         if next(readings) % 2 == 0:
             time.sleep(0.02)
         return raw_s()
 
-    monkeypatch.setattr(bench_guards, "_raw_s", interrupted_s)
+    monkeypatch.setattr(guards, "_raw_s", interrupted_s)
     clock.verify()
 
 

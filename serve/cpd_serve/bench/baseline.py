@@ -6,7 +6,7 @@ hour moves both. What this cannot cancel is how differently the two react to it;
 sides of the interval. On another machine the ratio itself is another, so the margin is far wider there.
 
 A pair of rounds, one recorded and one new, gives one log-ratio of ratios. Both are symmetric about their own centres,
-hence so is their difference, and the test of ``cpd_serve.bench_decision`` holds for it.
+hence so is their difference, and the test of ``cpd_serve.bench.decision`` holds for it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineMismatchError
 from cpd.lock import atomic, content_sha256
-from cpd_serve.bench_check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start, verdict_of
-from cpd_serve.bench_decision import Decision, decide, rounds_needed
-from cpd_serve.bench_machine import HOW, machine
-from cpd_serve.bench_rounds import Rounds, run_rounds, runs_for
-from cpd_serve.bench_worker import Engine, Opened, Timed, worker_pair
+from cpd_serve.bench.check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start, verdict_of
+from cpd_serve.bench.decision import Decision, decide, rounds_needed
+from cpd_serve.bench.machine import HOW, machine
+from cpd_serve.bench.rounds import Rounds, run_rounds, runs_for
+from cpd_serve.bench.worker import Engine, Opened, Timed, worker_pair
 from cpd_serve.latency import LatencySummary
 
 SCHEMA = 2
@@ -53,7 +53,7 @@ class Baseline:
     labels: tuple[str, ...]
     clip: dict[str, Any]
     machine: dict[str, Any]
-    """Of ``cpd_serve.bench_machine``."""
+    """Of ``cpd_serve.bench.machine``."""
     percentile: float
     """The one that its rounds are just long enough for, and so for those nearer to the median."""
     rounds: list[Timed]

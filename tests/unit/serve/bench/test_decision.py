@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpd_serve.bench_decision import centre, decide, interval, reached, rounds_needed, rounds_to
+from cpd_serve.bench.decision import centre, decide, interval, reached, rounds_needed, rounds_to
 
 LIMIT_FRACTION, ERROR_RATE = 0.05, 0.01
 

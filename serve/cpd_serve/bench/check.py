@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import CpdError
-from cpd_serve.bench_decision import Decision, Status, decide, rounds_needed
-from cpd_serve.bench_rounds import (
+from cpd_serve.bench.decision import Decision, Status, decide, rounds_needed
+from cpd_serve.bench.rounds import (
     ENERGY_TURN_S,
     Rounds,
     check_comparable,
@@ -23,7 +23,7 @@ from cpd_serve.bench_rounds import (
     run_rounds,
     start_both,
 )
-from cpd_serve.bench_worker import Engine, Opened, Timed, worker_pair
+from cpd_serve.bench.worker import Engine, Opened, Timed, worker_pair
 from cpd_serve.latency import LatencySummary, summarise
 
 Metric = Literal["latency", "throughput", "energy", "size", "memory", "cold-start", "first-inference"]

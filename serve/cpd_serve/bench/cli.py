@@ -40,7 +40,7 @@ class GateOption(click.ParamType):  # type: ignore[type-arg]
     name = "metric=percent"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from cpd_serve.bench_check import METRICS, Gate
+        from cpd_serve.bench.check import METRICS, Gate
 
         metric, _, limit = str(value).partition("=")
         if metric not in METRICS:
@@ -117,7 +117,7 @@ def main() -> None:
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write a summary with a plot.")
 def check(**options: Any) -> None:
     """Compare an engine with its baseline: pass, fail or undecided."""
-    from cpd_serve.bench_commands import run_check
+    from cpd_serve.bench.commands import run_check
 
     sys.exit(run_check(**options))
 
@@ -128,7 +128,7 @@ def check(**options: Any) -> None:
 @click.option("--rounds", default=60, show_default=True, type=click.IntRange(min=10), help="How long to record.")
 def record(**options: Any) -> None:
     """Record an engine, to compare with when it is gone. Holds for this machine."""
-    from cpd_serve.bench_commands import run_record
+    from cpd_serve.bench.commands import run_record
 
     run_record(**options)
 
@@ -137,7 +137,7 @@ def record(**options: Any) -> None:
 @click.argument("path", metavar="FILE", type=FILE)
 def history(path: Path) -> None:
     """Show recorded runs and the commits between which latency changed."""
-    from cpd_serve.bench_history import as_text, read
+    from cpd_serve.bench.history import as_text, read
 
     click.echo(as_text(read(path)))
 

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cpd_serve.bench_check import Check, Facts, Gate, Judged, Plan
-from cpd_serve.bench_decision import Decision
-from cpd_serve.bench_report import PLOT_COLUMNS, as_dict, as_junit, as_markdown, as_text, plot, write_report
-from cpd_serve.bench_rounds import Rounds
+from cpd_serve.bench.check import Check, Facts, Gate, Judged, Plan
+from cpd_serve.bench.decision import Decision
+from cpd_serve.bench.report import PLOT_COLUMNS, as_dict, as_junit, as_markdown, as_text, plot, write_report
+from cpd_serve.bench.rounds import Rounds
 from cpd_serve.latency import LatencySummary
 
 FACTS = Facts("new.onnx", "onnxruntime", "CPUExecutionProvider", 26_000, LatencySummary(1.0, 1.2, 2.0, 640), 950.0,

@@ -1,0 +1,1 @@
+"""``cpd-bench``: whether one engine is slower than another, and how sure that is."""
