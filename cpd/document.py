@@ -29,18 +29,14 @@ class Document:
     value: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unread: set[KeyPath] = field(default_factory=set)
+    """Places whose value could not be taken in; ``problems`` say why."""
 
-    def origin(self, keys: KeyPath, problem: str = "") -> str:
-        """Where the value at ``keys`` stands, or else the closest section around it.
-
-        The problem of a whole section stands where the key does that it speaks of, an override before others.
-        """
-        named = re.findall(r"\w+(?:\.\w+)*", problem)
-        spoken_of = [
-            known for known in self.origins if known[: len(keys)] == keys and dotted(known[len(keys) :]) in named
-        ]
-        if spoken_of:
-            return next((self.origins[key] for key in spoken_of if self.is_override(key)), self.origins[spoken_of[0]])
+    def origin(self, keys: KeyPath, *others: KeyPath) -> str:
+        """Where the first of these places that is set stands, an override before others; or the section around it."""
+        set_here = sorted((self.origins[key] for key in (keys, *others) if key in self.origins), key=_from_the_file)
+        if set_here:
+            return set_here[0]
         while keys and keys not in self.origins:
             keys = keys[:-1]
         return self.origins.get(keys, str(self.path))
@@ -77,8 +73,7 @@ class Document:
     def take(self, node: yaml.Node, keys: KeyPath, where: Callable[[yaml.Node], str], around: Nodes = ()) -> Any:
         """The value of a node as JSON knows values; where its parts stand and what is wrong with them is noted."""
         if node in around:
-            self.problems.append(f"{where(node)}: {dotted(keys)} contains itself")
-            return None
+            return self._left_out(keys, f"{where(node)}: {dotted(keys)} contains itself")
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self.origins[*keys, index] = where(item)
@@ -90,6 +85,9 @@ class Document:
                     self.problems.append(f"{where(key_node)}: a key must be a word")
                     continue
                 name = str(key_node.value)
+                if name == "<<":
+                    self.problems.append(f"{where(key_node)}: << (a merge key) is not read here: write its keys out")
+                    continue
                 inside = (*keys, name)
                 if name in section:
                     first = self.origins[inside]
@@ -100,9 +98,12 @@ class Document:
         try:
             value = yaml.SafeLoader("").construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            self.problems.append(f"{where(node)}: {dotted(keys)} cannot be read: {_yaml_reason(error)}")
-            return None
+            return self._left_out(keys, f"{where(node)}: {dotted(keys)} cannot be read: {_yaml_reason(error)}")
         return value if isinstance(value, bool | int | float | None) else str(node.value)
+
+    def _left_out(self, keys: KeyPath, problem: str) -> None:
+        self.problems.append(problem)
+        self.unread.add(keys)
 
 
 class _Loader(yaml.SafeLoader):
@@ -151,6 +152,10 @@ def read_document(path: Path) -> Document:
 def dotted(keys: Sequence[str | int]) -> str:
     """teacher.epochs, clip.std[0]."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def _from_the_file(origin: str) -> bool:
+    return not origin.startswith(OVERRIDE)
 
 
 def _yaml_reason(error: Exception) -> str:

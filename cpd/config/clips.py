@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
-from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec, crop_fits
+from cpd.config.section import Count, Fraction, Mistake, NonNegative, Positive, Section
 
 
 class Rendered(Section):
@@ -52,14 +53,16 @@ class Data(Section):
     max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
     cache_gb: NonNegative = Field(2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
+    def mistakes(self) -> Iterator[Mistake]:
+        places = ("rendered", "folder", "list")
+        sources = [name for name in places if getattr(self, name) is not None]
         if len(sources) != 1:
-            raise ValueError(f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}")
+            yield places, f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}"
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
-        return self
+            yield (
+                ("validation_fraction", "test_fraction"),
+                "validation_fraction and test_fraction leave nothing to train on",
+            )
 
 
 class ClipSection(Section):
@@ -83,12 +86,17 @@ class ClipSection(Section):
         "mean at each pixel, and its change until the next frame.",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.normalise == "clip" and {"mean", "std"} & self.model_fields_set:
-            raise ValueError("mean and std are not used where normalise is clip")
-        self.spec()
-        return self
+    def mistakes(self) -> Iterator[Mistake]:
+        if not crop_fits(self.crop, self.resize):
+            yield ("crop", "resize"), f"crop {list(self.crop)} is larger than the resized frame ({self.resize})"
+        unused = [key for key in ("mean", "std") if key in self.model_fields_set]
+        if self.normalise == "clip" and unused:
+            yield (*unused, "normalise"), "mean and std are not used where normalise is clip"
+        if self.colour == "motion" and self.normalise != "clip":
+            yield (
+                ("colour", "normalise"),
+                "colour: motion needs normalise: clip, as no mean and std of colours fits changes",
+            )
 
     def spec(self) -> ClipSpec:
         return ClipSpec(
@@ -122,15 +130,9 @@ class Augment(Section):
         0.0, description="Share of clips in which a rectangle of a fifth to half of each side is grey (random erasing)."
     )
 
-    @model_validator(mode="after")
-    def _labels_of_mirrored_clips(self) -> Self:
-        if self.flip_labels and not self.flip:
-            raise ValueError("flip_labels needs flip: true, since no clip is mirrored without it")
-        return self
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest:
-            raise ValueError(f"crop_scale must be [smallest, largest], above 0, got [{smallest}, {largest}]")
-        return self
+            yield ("crop_scale",), f"crop_scale must be [smallest, largest], above 0, got [{smallest:g}, {largest:g}]"
+        if self.flip_labels and not self.flip:
+            yield ("flip_labels", "flip"), "flip_labels needs flip: true, since no clip is mirrored without it"

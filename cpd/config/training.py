@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+from cpd.config.section import Count, Fraction, Mistake, NonNegative, Positive, Section
 
 MODELS = (
     "tsm-tiny", "tsn-tiny",
@@ -46,15 +47,14 @@ class Model(Section):
         "(born-again networks); a teacher's alone.",
     )
 
-    @model_validator(mode="after")
-    def _tiny_only(self) -> Self:
-        if not self.model.endswith("-tiny") and (self.width is not None or self.blocks is not None):
-            raise ValueError(f"width and blocks belong to tiny models, not to {self.model}")
+    def mistakes(self) -> Iterator[Mistake]:
+        unused = [key for key in ("width", "blocks") if getattr(self, key) is not None]
+        if unused and not self.model.endswith("-tiny"):
+            yield (*unused, "model"), f"width and blocks belong to tiny models, not to {self.model}"
         if self.epochs == 0 and self.checkpoint is None:
-            raise ValueError("training for 0 epochs needs a checkpoint")
+            yield ("epochs", "checkpoint"), "training for 0 epochs needs a checkpoint"
         if self.causal and not self.model.startswith("tsm-"):
-            raise ValueError(f"causal belongs to tsm models, not to {self.model}: it has no shift")
-        return self
+            yield ("causal", "model"), f"causal belongs to tsm models, not to {self.model}: it has no shift"
 
 
 class Spectrum(Section):
@@ -127,26 +127,25 @@ class Distill(Section):
         "or one distillation term drawn at each step.",
     )
 
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
         on = {name for name, weight in self.weights.items() if weight > 0}
         if not on:
-            raise ValueError("every weight is 0, so there is nothing to learn")
+            yield tuple(self.weights), "every weight is 0, so there is nothing to learn"
         if self.collaboration == "sampled" and on == {"cross_entropy"}:
-            raise ValueError("collaboration: sampled draws one of the teacher's terms, and all of them are 0")
-        return self
-
-    @model_validator(mode="after")
-    def _channels_that_correspond(self) -> Self:
+            yield (
+                ("collaboration", *self.weights),
+                "collaboration: sampled draws one of the teacher's terms, and all of them are 0",
+            )
         if self.spectrum.align == "channels" and self.parameters.start != "teacher":
-            raise ValueError(
-                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond"
+            yield (
+                ("spectrum.align", "parameters.start"),
+                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond",
             )
         if self.spectrum.align == "channels" and self.fitnet:
-            raise ValueError(
-                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them"
+            yield (
+                ("spectrum.align", "fitnet"),
+                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them",
             )
-        return self
 
     @property
     def weights(self) -> dict[str, float]:

@@ -91,13 +91,13 @@ def test_every_problem_is_reported_at_its_line(write):
         ("clip: {resize: 0}", "clip.resize must be at least 1, got 0"),
         ("clip: {resize: [96]}", "clip.resize must be a list of 2, got [96]"),
         ("clip: {resize: big}", 'clip.resize must be a whole number or a list of them, got "big"'),
-        ("clip: {crop: [200, 200]}", "clip: crop (200, 200) is larger than the resized frame (128)"),
+        ("clip: {crop: [200, 200]}", "clip: crop [200, 200] is larger than the resized frame (128)"),
         ("clip: {mean: [.inf, 0, 0]}", "clip.mean[0] must be a finite number, got Infinity"),
         ("seed: true", "seed must be a whole number, got true"),
         ('seed: "1"', 'seed must be a whole number, got "1"'),
         ("output: 3", "output must be text (put it in quotes), got 3"),
         ("augment: {flip_labels: {left: 1}}", "augment.flip_labels.left must be text (put it in quotes), got 1"),
-        ("augment: {crop_scale: [1, 0.5]}", "augment: crop_scale must be [smallest, largest], above 0, got [1.0, 0.5]"),
+        ("augment: {crop_scale: [1, 0.5]}", "augment: crop_scale must be [smallest, largest], above 0, got [1, 0.5]"),
         ("export: {precisions: [int8]}", "export: precisions must name fp32, since the others are made from it"),
         ("export: {precisions: [fp64]}", 'export.precisions[0] must be fp32, fp16 or int8, got "fp64", did you mean'),
         ("export: {compute_capabilities: ['89']}", "export.compute_capabilities[0] must be text of the form ^(\\d+"),
@@ -106,7 +106,7 @@ def test_every_problem_is_reported_at_its_line(write):
         ("export: {opset: 26}", "export.opset must be at most 25, got 26"),
         ("export: {max_batch: 100000000000}", "export.max_batch must be at most 65536"),
         ("export: {compute_capabilities: [8.9]}", "export.compute_capabilities[0] must be text (put it in quotes)"),
-        ("<<: {seed: 1}", "<< is not a key here; pipeline.yaml has name, seed, output, device, precision, data,"),
+        ("<<: {seed: 1}", "<< (a merge key) is not read here: write its keys out"),
         ("device: &x [*x]", "device[0] contains itself"),
         ("device: !!python/name:os.system x", "device cannot be read: could not determine a constructor for the tag"),
         ("name: other", "name is given twice, first at pipeline.yaml:1"),
@@ -124,6 +124,77 @@ def test_problems_of_several_keys_stand_at_the_first_they_speak_of(write):
     assert problems(write(text)) == [
         "pipeline.yaml:3: data: name exactly one of rendered, folder or list, got folder and list",
         "pipeline.yaml:8: student: width and blocks belong to tiny models, not to tsm-resnet18",
+    ]
+
+
+def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_ones(write):
+    path = write(
+        "name: demo\n"  # 1
+        "data: {rendered: {}, list: a, test_fraction: 0.9, validation_fraction: 0.1}\n"  # 2
+        "clip:\n"  # 3
+        "  frames: 1\n"  # 4
+        "  normalise: clip\n"  # 5
+        "  mean: [0.5]\n"  # 6: and not used with normalise: clip, once it is right
+        "  crop: [200, 200]\n"  # 7
+        "teacher: {}\n"  # 8
+        "student:\n"  # 9
+        "  causal: true\n"  # 10
+        "  generations: 2\n"  # 11
+        "  label_smoothing: 0.1\n"  # 12
+        "  epochs: 0\n"  # 13
+        "  model: tsn-resnet18\n"  # 14
+        "  width: wide\n"  # 15
+        "distill:\n"  # 16
+        "  spectrum: {dc: false, align: channels}\n"  # 17
+        "  fitnet: 1\n"  # 18
+    )
+    assert problems(path) == [
+        "pipeline.yaml:2: data: name exactly one of rendered, folder or list, got rendered and list",
+        "pipeline.yaml:2: data: validation_fraction and test_fraction leave nothing to train on",
+        "pipeline.yaml:6: clip.mean must be a list of 3, got [0.5]",
+        "pipeline.yaml:7: clip: crop [200, 200] is larger than the resized frame (128)",
+        "pipeline.yaml:10: student.causal runs frame by frame, which clip.normalise: clip does not allow",
+        "pipeline.yaml:10: student: causal belongs to tsm models, not to tsn-resnet18: it has no shift",
+        "pipeline.yaml:11: student.generations must be 1: only the teacher has no teacher",
+        "pipeline.yaml:12: student.label_smoothing must be 0: a student's labels are softened by its teacher",
+        "pipeline.yaml:13: student.epochs must be 1 at least, or nothing would be distilled",
+        "pipeline.yaml:13: student: training for 0 epochs needs a checkpoint",
+        'pipeline.yaml:15: student.width must be a whole number, got "wide"',
+        "pipeline.yaml:17: distill.spectrum.dc: false leaves nothing of a clip of one frame",
+        "pipeline.yaml:17: distill: spectrum.align: channels and fitnet need different channels of the teacher: use "
+        "one of them",
+        "pipeline.yaml:17: distill: spectrum.align: channels needs parameters.start: teacher, which makes channels "
+        "correspond",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("clip: {resize: big, crop: [200, 200]}", 'clip.resize must be a whole number or a list of them, got "big"'),
+        ("data: {list: 3}", "data.list must be text (put it in quotes), got 3"),
+        ("data: 3", "data must be a section of key: value lines, got 3"),
+        ("student: {epochs: 0, checkpoint: !x a}", "student.checkpoint cannot be read: could not determine a constr"),
+        ("student: {model: tsn-tiny, causal: 1}", "student.causal must be true or false, got 1"),
+        ("distill: {logits: x, cross_entropy: 0, spectrum: {weight: 0}}", 'distill.logits must be a number, got "x"'),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_not_held_against_others_too(write, lines, problem):
+    key = lines.partition(":")[0]
+    others = "".join(line + "\n" for line in MINIMAL.splitlines() if not line.startswith(key))
+    found = problems(write(lines + "\n" + others))
+    assert len([one for one in found if one.startswith(f"pipeline.yaml:1: {problem}")]) == 1
+    assert len(found) == (2 if "epochs: 0" in lines else 1), found
+
+
+def test_a_value_that_cannot_be_read_is_reported_once(write):
+    lines = "device: !!python/name:os.system x\naugment: {flip: !maybe 1, erase: 2}\nseed: &x [*x]\n"
+    assert problems(write(MINIMAL + lines)) == [
+        "pipeline.yaml:5: device cannot be read: could not determine a constructor for the tag "
+        "'tag:yaml.org,2002:python/name:os.system'",
+        "pipeline.yaml:6: augment.erase must be at most 1, got 2",
+        "pipeline.yaml:6: augment.flip cannot be read: could not determine a constructor for the tag '!maybe'",
+        "pipeline.yaml:7: seed[0] contains itself",
     ]
 
 
