@@ -17,7 +17,7 @@ from cpd.config import Pipeline
 from cpd.config.section import Section
 from cpd.dataset import natural_key
 from cpd.document import OVERRIDE, Document, KeyPath, dotted, read_document
-from cpd.errors import ConfigError
+from cpd.errors import ConfigError, reason_of
 
 PATHS_READ = (
     ("data", "folder"), ("data", "list"), ("data", "root"), ("teacher", "checkpoint"), ("student", "checkpoint"),
@@ -41,8 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     document = read_document(path)
     for override in overrides:
         document.override(override)
-    if not document.problems:
-        _resolve_paths(document)
+    _resolve_paths(document)
     try:
         # JSON's strict mode takes a list for a tuple and text for a path, but never text for a number.
         config = Pipeline.model_validate_json(json.dumps(document.value), strict=True)
@@ -64,14 +63,29 @@ def schema() -> dict[str, Any]:
 
 def _resolve_paths(document: Document) -> None:
     """Makes the paths to read absolute: the file's start at its own folder if they exist there."""
-    for section, key in PATHS_READ:
-        values = document.value.get(section)
+    for place in (*PATHS_READ, ("output",)):
+        *section, key = place
+        values = document.value.get(section[0]) if section else document.value
         if not isinstance(values, dict) or not isinstance(values.get(key), str):
             continue
-        named = Path(values[key]).expanduser()
-        beside = document.path.parent / named
-        start = named if document.is_override((section, key)) or not beside.exists() else beside
-        values[key] = os.path.normpath(start.absolute())
+        try:
+            named = _path(values[key])
+            beside = document.path.parent / named
+            is_beside = beside.exists() and not document.is_override(place)
+        except (ValueError, OSError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            document.leave_out(place, f"{document.origin(place)}: {dotted(place)}: {reason}, got {_shown(values[key])}")
+            continue
+        values[key] = os.path.normpath((beside if is_beside else named).absolute()) if section else str(named)
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("no file or folder can have that name")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {text[1:].partition('/')[0]}") from error
 
 
 def _problems(error: ValidationError, document: Document) -> list[str]:
@@ -139,7 +153,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
     got = f", got {_shown(value)}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        close = difflib.get_close_matches(str(value), choices, 1)
+        close = difflib.get_close_matches(str(value).lower(), choices, 1, cutoff=0.7)
         return f"{name} must be {_either(choices)}{got}" + (f", did you mean {close[0]}?" if close else "")
     if complaints > 1 and kind.endswith("_type"):
         return f"{name} must be a whole number or a list of them{got}"
@@ -148,6 +162,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         "greater_than": "more than {gt:g}",
         "less_than_equal": "at most {le:g}",
         "less_than": "less than {lt:g}",
+        "multiple_of": "a multiple of {multiple_of:g}",
         "int_type": "a whole number",
         "float_type": "a number",
         "finite_number": "a finite number",
@@ -157,8 +172,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         "string_pattern_mismatch": "text of the form {pattern}",
         "model_type": "a section of key: value lines",
         "dict_type": "a section of key: value lines",
-        "tuple_type": "a list",
-        "list_type": "a list",
+        "tuple_type": "a list in brackets",
         "too_long": "a list of {max_length}",
         "too_short": "a list of at least {min_length}",
         "missing": f"a list of {int(location[-1]) + 1 if isinstance(location[-1], int) else 0}",

@@ -21,13 +21,16 @@ __all__ = [
     "Augment", "ClipSection", "Data", "Distill", "Export", "Gates", "Model", "Pipeline", "Rendered", "Validate",
 ]  # fmt: skip
 
-NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+MOST_BATCH_GB = 16
+"""Of the pixels of a training batch; what a network makes of them takes many times as much."""
 
 
 def _checked_name(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
-            f"must start with a letter or digit and hold only letters, digits, '.', '_', '-', got {name!r}"
+            "must start with a letter or digit and hold only letters, digits, '.', '_', '-', 100 at most, "
+            f"got {name[:120]!r}"
         )
     return name
 
@@ -84,6 +87,14 @@ class Pipeline(Section):
                 ("student.label_smoothing",),
                 "student.label_smoothing must be 0: a student's labels are softened by its teacher",
             )
+        for role, model in (("teacher", self.teacher), ("student", self.student)):
+            batch_gb = model.batch_size * self.clip.frames * self.clip.crop[0] * self.clip.crop[1] * 3 / 1e9
+            if batch_gb > MOST_BATCH_GB:
+                yield (
+                    (f"{role}.batch_size", "clip.crop", "clip.frames"),
+                    f"{role}.batch_size: {model.batch_size} clips of clip.frames and clip.crop take {batch_gb:.0f} GB, "
+                    f"more than {MOST_BATCH_GB}",
+                )
         if self.teacher.generations != 1 and self.teacher.epochs == 0:
             yield (
                 ("teacher.generations", "teacher.epochs"),

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cpd.config.section import Count, Fraction, Mistake, NonNegative, Positive, Section
+from cpd.config.section import MOST, Count, Fraction, Mistake, NonNegative, Positive, Section
+from cpd.limits import MAX_BATCH
 
 MODELS = (
     "tsm-tiny", "tsn-tiny",
@@ -17,12 +18,20 @@ MODELS = (
 )  # fmt: skip
 
 
+Part = Annotated[float, Field(ge=0, lt=1)]
+"""Of something of which a rest must remain."""
+
+
 class Model(Section):
     """One network and how it is trained."""
 
     model: Literal[MODELS] = Field("tsm-tiny", description="Temporal model and backbone.")  # type: ignore[valid-type]
-    width: Count | None = Field(None, description="Channels of the first stage (tiny models).")
-    blocks: Count | None = Field(None, description="Residual blocks in each of the four stages (tiny models).")
+    width: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Channels of the first stage (tiny models)."
+    )
+    blocks: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Residual blocks in each of the four stages (tiny models)."
+    )
     checkpoint: Path | None = Field(
         None, description="Weights to start from: safetensors, or .pth (read weights_only). Relative as data.folder is."
     )
@@ -30,12 +39,12 @@ class Model(Section):
     causal: bool = Field(
         False, description="Shift from earlier frames alone (online TSM): exports a graph that runs frame by frame too."
     )
-    dropout: Fraction = Field(0.0, description="Share of features dropped before the classifier while training.")
-    epochs: Annotated[int, Field(ge=0)] = Field(25, description="0 uses the checkpoint as it is.")
-    batch_size: Count = Field(32, description="Clips in a training step.")
+    dropout: Part = Field(0.0, description="Share of features dropped before the classifier while training.")
+    epochs: Annotated[int, Field(ge=0, le=int(MOST))] = Field(25, description="0 uses the checkpoint as it is.")
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = Field(32, description="Clips in a training step.")
     learning_rate: Positive = Field(2e-3, description="Peak of the schedule.")
     weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
-    label_smoothing: Fraction = Field(
+    label_smoothing: Part = Field(
         0.0, description="Probability moved from the true label to all labels; a teacher's, in its first generation."
     )
     mixup: NonNegative = Field(
@@ -107,7 +116,9 @@ class Distill(Section):
 
     cross_entropy: Weight = Field(0.1, description="Weight of the true labels.")
     logits: Weight = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
-    temperature: Positive = Field(4.0, description="Softens both sets of logits before they are compared.")
+    temperature: Annotated[float, Field(ge=0.01, le=MOST)] = Field(
+        4.0, description="Softens both sets of logits before they are compared."
+    )
     spectrum: Spectrum = Field(Spectrum(), description="Feature spectrum distillation.")
     parameters: Parameters = Field(Parameters(), description="Parameter distribution distillation.")
     attention: Weight = Field(0.0, description="Weight of attention transfer.")
@@ -115,7 +126,7 @@ class Distill(Section):
     dist: Weight = Field(0.0, description="Weight of DIST's relation matching.")
     relational: Weight = Field(0.0, description="Weight of RKD's distances between clips.")
     spatial_spectrum: Weight = Field(0.0, description="Weight of spatial spectrum matching, as SpectralKD.")
-    views: Annotated[int, Field(ge=0)] = Field(
+    views: Annotated[int, Field(ge=0, le=int(MOST))] = Field(
         8,
         description="Random views of each clip, met again after as many epochs, so that the teacher's answers can be "
         "kept; 0 draws anew every epoch and asks every time.",
