@@ -152,5 +152,13 @@ class Augment(Section):
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest:
             yield ("crop_scale",), f"crop_scale must be [smallest, largest], above 0, got [{smallest:g}, {largest:g}]"
+        for label, mirrored in self.flip_labels.items():
+            back = self.flip_labels.get(mirrored)
+            if back != label:
+                yield (
+                    (("flip_labels", label), ("flip_labels", mirrored)),
+                    f"flip_labels: a mirrored {label} is {mirrored}, so a mirrored {mirrored} must be {label}, "
+                    f"got {back or 'nothing'}",
+                )
         if self.flip_labels and not self.flip:
             yield ("flip_labels", "flip"), "flip_labels needs flip: true, since no clip is mirrored without it"

@@ -122,6 +122,10 @@ def test_every_problem_is_reported_at_its_line(write):
          "clip.crop take 1649 GB, more than 16"),
         ("distill: {temperature: 1e-300}", "distill.temperature must be at least 0.01, got 1e-300"),
         ("export: {precisions: fp32}", 'export.precisions must be a list in brackets, got "fp32"'),
+        ("augment: {flip: true, flip_labels: {left: right}}", "augment: flip_labels: a mirrored left is right, so a "
+         "mirrored right must be left, got nothing"),
+        ("augment: {flip: true, flip_labels: {a: b, b: c, c: b}}", "augment: flip_labels: a mirrored a is b, so a "
+         "mirrored b must be a, got c"),
         ('output: "~nosuchuser/x"', 'output: there is no user nosuchuser, got "~nosuchuser/x"'),
         ('output: "a\\0b"', "output: no file or folder can have that name"),
         ('output: ""', 'output: no file or folder can have that name, got ""'),
