@@ -53,10 +53,7 @@ class ClipSpec:
             raise ValueError(f"resize must be a short side or (height, width), at least 1, got {self.resize}")
         if len(self.crop) != 2 or min(self.crop) < 1:
             raise ValueError(f"crop must be (height, width), each at least 1, got {self.crop}")
-        fits = (
-            min(sides) >= max(self.crop) if len(sides) == 1 else (sides[0] >= self.crop[0] and sides[1] >= self.crop[1])
-        )
-        if not fits:
+        if not crop_fits(self.crop, self.resize):
             raise ValueError(f"crop {self.crop} is larger than the resized frame ({self.resize})")
         if self.normalise not in ("dataset", "clip"):
             raise ValueError(f"normalise must be dataset or clip, got {self.normalise!r}")
@@ -105,6 +102,12 @@ class ClipSpec:
             raise ValueError(f"unknown keys in a clip specification: {', '.join(unknown)}")
         typed: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return cls(**typed)
+
+
+def crop_fits(crop: tuple[int, int], resize: int | tuple[int, int]) -> bool:
+    """Whether a crop of (height, width) lies inside every frame after ``resize``, as ``ClipSpec`` has it."""
+    height, width = (resize, resize) if isinstance(resize, int) else resize
+    return crop[0] <= height and crop[1] <= width
 
 
 def segment_indices(

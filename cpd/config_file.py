@@ -6,16 +6,18 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from cpd.config import Pipeline
+from cpd.config.section import Section
 from cpd.dataset import natural_key
 from cpd.document import OVERRIDE, Document, KeyPath, dotted, read_document
-from cpd.errors import ConfigError
+from cpd.errors import ConfigError, reason_of
 
 PATHS_READ = (
     ("data", "folder"), ("data", "list"), ("data", "root"), ("teacher", "checkpoint"), ("student", "checkpoint"),
@@ -39,8 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
     document = read_document(path)
     for override in overrides:
         document.override(override)
-    if not document.problems:
-        _resolve_paths(document)
+    _resolve_paths(document)
     try:
         # JSON's strict mode takes a list for a tuple and text for a path, but never text for a number.
         config = Pipeline.model_validate_json(json.dumps(document.value), strict=True)
@@ -62,30 +63,81 @@ def schema() -> dict[str, Any]:
 
 def _resolve_paths(document: Document) -> None:
     """Makes the paths to read absolute: the file's start at its own folder if they exist there."""
-    for section, key in PATHS_READ:
-        values = document.value.get(section)
+    for place in (*PATHS_READ, ("output",)):
+        *section, key = place
+        values = document.value.get(section[0]) if section else document.value
         if not isinstance(values, dict) or not isinstance(values.get(key), str):
             continue
-        named = Path(values[key]).expanduser()
-        beside = document.path.parent / named
-        start = named if document.is_override((section, key)) or not beside.exists() else beside
-        values[key] = os.path.normpath(start.absolute())
+        try:
+            named = _path(values[key])
+            beside = document.path.parent / named
+            is_beside = beside.exists() and not document.is_override(place)
+        except (ValueError, OSError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            document.leave_out(place, f"{document.origin(place)}: {dotted(place)}: {reason}, got {_shown(values[key])}")
+            continue
+        values[key] = os.path.normpath((beside if is_beside else named).absolute()) if section else str(named)
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("no file or folder can have that name")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {text[1:].partition('/')[0]}") from error
 
 
 def _problems(error: ValidationError, document: Document) -> list[str]:
-    """One line for each place that is wrong."""
+    """One line for each place that is wrong, and for each rule that several keys break together."""
     by_place: dict[KeyPath, list[tuple[KeyPath, Any]]] = {}
     for detail in error.errors(include_url=False):
         place = _place(detail["loc"], document.value, missing=detail["type"] == "missing")
-        by_place.setdefault(place, []).append((detail["loc"], detail))
-    lines = []
+        if detail["type"] != "value_error" or not isinstance(_value_at(place, document.value), dict):
+            by_place.setdefault(place, []).append((detail["loc"], detail))
+    wrong = {*by_place, *document.unread}
+    lines = _broken_rules(_right_part(Pipeline, document.value, wrong), document, wrong)
     for place, found in by_place.items():
+        if any(_overlap(place, unread) for unread in document.unread):
+            continue
         # Where several types are allowed, the one whose type fits tells best what is wrong.
         fitting = [entry for entry in found if not entry[1]["type"].endswith("_type")]
         location, detail = (fitting or found)[-1]
         problem = _in_words(place, location, detail, len(found), document)
-        lines.append(f"{document.origin(place, problem if detail['type'] == 'value_error' else '')}: {problem}")
+        lines.append(f"{document.origin(place)}: {problem}")
     return lines
+
+
+def _right_part(kind: type[Section], values: dict[str, Any], wrong: Collection[KeyPath], at: KeyPath = ()) -> Section:
+    """A section of a file in which some places are wrong: defaults stand for those."""
+    kept: dict[str, Any] = {}
+    for name, info in kind.model_fields.items():
+        key = info.alias or name
+        value, inner = values.get(key), _section_of(info)
+        if inner and (isinstance(value, dict) or info.is_required()):
+            kept[name] = _right_part(inner, value if isinstance(value, dict) else {}, wrong, (*at, key))
+        elif key in values and not any(place[: len(at) + 1] == (*at, key) for place in wrong):
+            kept[name] = value
+    return kind.model_construct(**kept)
+
+
+def _broken_rules(section: Section, document: Document, wrong: Collection[KeyPath], at: KeyPath = ()) -> list[str]:
+    """What a section and those in it say of several keys together, but where one of the keys is wrong by itself."""
+    lines = []
+    for keys, text in section.mistakes():
+        places = [(*at, *(key.split(".") if isinstance(key, str) else key)) for key in keys]
+        if not any(_overlap(place, bad) for place in places for bad in wrong):
+            lines.append(f"{document.origin(*places)}: {dotted(at)}{': ' if at else ''}{text}")
+    for name, info in type(section).model_fields.items():
+        inner = getattr(section, name, None)
+        if isinstance(inner, Section):
+            lines += _broken_rules(inner, document, wrong, (*at, info.alias or name))
+    return lines
+
+
+def _overlap(one: KeyPath, other: KeyPath) -> bool:
+    """Whether two places are the same, or one holds the other."""
+    return all(step == step_there for step, step_there in zip(one, other, strict=False))
 
 
 def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, document: Document) -> str:
@@ -97,12 +149,11 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
     if kind == "missing" and not isinstance(location[-1], int):
         return f"{name} is missing"
     if kind == "value_error":
-        text = str(context["error"])
-        return text if not name else f"{name}: {text}" if isinstance(value, dict) else f"{name} {text}"
+        return f"{name} {context['error']}"
     got = f", got {_shown(value)}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        close = difflib.get_close_matches(str(value), choices, 1)
+        close = difflib.get_close_matches(str(value).lower(), choices, 1, cutoff=0.7)
         return f"{name} must be {_either(choices)}{got}" + (f", did you mean {close[0]}?" if close else "")
     if complaints > 1 and kind.endswith("_type"):
         return f"{name} must be a whole number or a list of them{got}"
@@ -111,6 +162,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         "greater_than": "more than {gt:g}",
         "less_than_equal": "at most {le:g}",
         "less_than": "less than {lt:g}",
+        "multiple_of": "a multiple of {multiple_of:g}",
         "int_type": "a whole number",
         "float_type": "a number",
         "finite_number": "a finite number",
@@ -120,8 +172,7 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
         "string_pattern_mismatch": "text of the form {pattern}",
         "model_type": "a section of key: value lines",
         "dict_type": "a section of key: value lines",
-        "tuple_type": "a list",
-        "list_type": "a list",
+        "tuple_type": "a list in brackets",
         "too_long": "a list of {max_length}",
         "too_short": "a list of at least {min_length}",
         "missing": f"a list of {int(location[-1]) + 1 if isinstance(location[-1], int) else 0}",
@@ -142,13 +193,19 @@ def _meant(place: KeyPath) -> str:
     return f"; {dotted(tuple(section)) or 'pipeline.yaml'} has {', '.join(here)}"
 
 
-def _known_keys(section: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _known_keys(section: type[Section], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, info in section.model_fields.items():
         key = (*above, info.alias or name)
         yield key
-        for kind in (info.annotation, *get_args(info.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _known_keys(kind, key)
+        inner = _section_of(info)
+        if inner:
+            yield from _known_keys(inner, key)
+
+
+def _section_of(info: FieldInfo) -> type[Section] | None:
+    """The type of a key that holds a section."""
+    kinds = (info.annotation, *get_args(info.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def _place(location: KeyPath, value: Any, missing: bool) -> KeyPath:

@@ -15,6 +15,9 @@ import yaml
 
 from cpd.errors import ConfigError, reason_of
 
+MOST_VALUES, DEEPEST = 100_000, 100
+"""Of a file, so that a few lines of references to each other do not fill the memory."""
+
 KeyPath = tuple[str | int, ...]
 Nodes = tuple[yaml.Node, ...]
 
@@ -29,18 +32,16 @@ class Document:
     value: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unread: set[KeyPath] = field(default_factory=set)
+    """Places whose value could not be taken in; ``problems`` say why."""
+    taken: int = 0
+    """How many values were taken in."""
 
-    def origin(self, keys: KeyPath, problem: str = "") -> str:
-        """Where the value at ``keys`` stands, or else the closest section around it.
-
-        The problem of a whole section stands where the key does that it speaks of, an override before others.
-        """
-        named = re.findall(r"\w+(?:\.\w+)*", problem)
-        spoken_of = [
-            known for known in self.origins if known[: len(keys)] == keys and dotted(known[len(keys) :]) in named
-        ]
-        if spoken_of:
-            return next((self.origins[key] for key in spoken_of if self.is_override(key)), self.origins[spoken_of[0]])
+    def origin(self, keys: KeyPath, *others: KeyPath) -> str:
+        """Where the first of these places that is set stands, an override before others; or the section around it."""
+        set_here = sorted((self.origins[key] for key in (keys, *others) if key in self.origins), key=_from_the_file)
+        if set_here:
+            return set_here[0]
         while keys and keys not in self.origins:
             keys = keys[:-1]
         return self.origins.get(keys, str(self.path))
@@ -75,10 +76,17 @@ class Document:
         section[keys[-1]] = None if node is None else self.take(node, keys, lambda _: origin)
 
     def take(self, node: yaml.Node, keys: KeyPath, where: Callable[[yaml.Node], str], around: Nodes = ()) -> Any:
-        """The value of a node as JSON knows values; where its parts stand and what is wrong with them is noted."""
+        """The value of a node as JSON knows values; where its parts stand and what is wrong with them is noted.
+
+        Raises:
+            ConfigError: there is more of it than any settings need.
+        """
+        self.taken += 1
+        if self.taken > MOST_VALUES or len(around) > DEEPEST:
+            limit = f"more than {MOST_VALUES} values, or {DEEPEST} levels"
+            raise ConfigError([f"{where(node)}: {dotted(keys[:1])} holds {limit}, references counted as often as met"])
         if node in around:
-            self.problems.append(f"{where(node)}: {dotted(keys)} contains itself")
-            return None
+            return self.leave_out(keys, f"{where(node)}: {dotted(keys)} contains itself")
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self.origins[*keys, index] = where(item)
@@ -86,10 +94,13 @@ class Document:
         if isinstance(node, yaml.MappingNode):
             section: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                if not isinstance(key_node, yaml.ScalarNode):
+                if not isinstance(key_node, yaml.ScalarNode) or not _is_text(key_node.value):
                     self.problems.append(f"{where(key_node)}: a key must be a word")
                     continue
                 name = str(key_node.value)
+                if name == "<<":
+                    self.problems.append(f"{where(key_node)}: << (a merge key) is not read here: write its keys out")
+                    continue
                 inside = (*keys, name)
                 if name in section:
                     first = self.origins[inside]
@@ -100,9 +111,17 @@ class Document:
         try:
             value = yaml.SafeLoader("").construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
-            self.problems.append(f"{where(node)}: {dotted(keys)} cannot be read: {_yaml_reason(error)}")
-            return None
-        return value if isinstance(value, bool | int | float | None) else str(node.value)
+            return self.leave_out(keys, f"{where(node)}: {dotted(keys)} cannot be read: {_yaml_reason(error)}")
+        if isinstance(value, bool | int | float | None):
+            return value
+        if not _is_text(node.value):
+            return self.leave_out(keys, f"{where(node)}: {dotted(keys)} is no text: it holds half a character")
+        return str(node.value)
+
+    def leave_out(self, keys: KeyPath, problem: str) -> None:
+        """Notes that the value at ``keys`` cannot be used, so that nothing more is said of it."""
+        self.problems.append(problem)
+        self.unread.add(keys)
 
 
 class _Loader(yaml.SafeLoader):
@@ -153,10 +172,24 @@ def dotted(keys: Sequence[str | int]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
+def _is_text(text: str) -> bool:
+    """Whether it can be written down: YAML's escapes can name halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _from_the_file(origin: str) -> bool:
+    return not origin.startswith(OVERRIDE)
+
+
 def _yaml_reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     if reason.startswith("but "):
         reason = f"{getattr(error, 'context', '')}, {reason}"
-    return f"{reason}; indent with spaces" if "\\t" in reason else str(reason)
+    remedies = {
+        "\\t": "indent with spaces",
+        "mapping values": "put a space after each colon, and text with ': ' in quotes",
+    }
+    remedy = next((f"; {remedy}" for words, remedy in remedies.items() if words in reason), "")
+    return f"{reason}{remedy}"

@@ -56,25 +56,44 @@ def check_data(config: Pipeline) -> list[str]:
     """How many clips a config's data has, a line for each split; and that the checkpoints it names exist.
 
     Raises:
-        CpdError: something that it names is missing or cannot be used.
+        DataError: something that it names is missing or cannot be used; with all of it, a line each.
     """
-    from cpd.dataset import SPLITS
+    problems = [
+        f"{role}.checkpoint: there is no file {model.checkpoint}"
+        for role, model in (("teacher", config.teacher), ("student", config.student))
+        if model.checkpoint is not None and not model.checkpoint.is_file()
+    ]
+    lines: list[str] = []
+    try:
+        lines = _rendered(config) if config.data.rendered else _counted(config)
+    except DataError as error:
+        problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return lines
 
-    for role, model in (("teacher", config.teacher), ("student", config.student)):
-        if model.checkpoint is not None and not model.checkpoint.is_file():
-            raise CpdError(f"{role}.checkpoint: there is no file {model.checkpoint}")
-    rendered = config.data.rendered
-    if rendered is not None:
-        return [f"{split:<11}{getattr(rendered, split)} clips a class, to be rendered" for split in SPLITS]
+
+def _rendered(config: Pipeline) -> list[str]:
+    """What ``check_data`` says of clips that are to be rendered."""
+    from cpd.dataset import SPLITS
+    from cpd_train.motion import MOTIONS
+    from cpd_train.sources import check_flip_labels
+
+    check_flip_labels(config.augment.flip_labels, MOTIONS)
+    return [f"{split:<11}{getattr(config.data.rendered, split)} clips a class, to be rendered" for split in SPLITS]
+
+
+def _counted(config: Pipeline) -> list[str]:
+    """What ``check_data`` says of clips that are there."""
+    from cpd.dataset import SPLITS
+    from cpd_train.sources import check_flip_labels
+
     clips = _found(config.data)
     lines = []
     for split in SPLITS:
         counts = Counter(clip.label for clip in clips if clip.split == split)
         lines.append(f"{split:<11}{counts.total()} clips of {len(counts)} classes: {_class_sizes(counts)}")
-    mapped = config.augment.flip_labels
-    unknown = sorted({*mapped, *mapped.values()} - {clip.label for clip in clips})
-    if unknown:
-        raise DataError(f"augment.flip_labels names {unknown[0]!r}, which is no class of the data", "mend the name")
+    check_flip_labels(config.augment.flip_labels, {clip.label for clip in clips})
     absent = [str(clip.path) for clip in clips if not os.path.exists(clip.path)]  # noqa: PTH110  # takes any name
     if absent:
         lines.append(f"{'missing':<11}{len(absent)} of {len(clips)} clips do not exist, such as {absent[0]}")

@@ -6,27 +6,31 @@ The descriptions are what an editor shows beside a key (``cpd-pipeline schema``)
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from cpd.config.clips import Augment, ClipSection, Data, Rendered
 from cpd.config.product import Export, Gates, Validate
-from cpd.config.section import Section
+from cpd.config.section import Mistake, Section
 from cpd.config.training import Distill, Model
 
 __all__ = [
     "Augment", "ClipSection", "Data", "Distill", "Export", "Gates", "Model", "Pipeline", "Rendered", "Validate",
 ]  # fmt: skip
 
-NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+MOST_BATCH_GB = 16
+"""Of the pixels of a training batch; what a network makes of them takes many times as much."""
 
 
 def _checked_name(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
-            f"must start with a letter or digit and hold only letters, digits, '.', '_', '-', got {name!r}"
+            "must start with a letter or digit and hold only letters, digits, '.', '_', '-', 100 at most, "
+            f"got {name[:120]!r}"
         )
     return name
 
@@ -57,32 +61,45 @@ class Pipeline(Section):
     export: Export = Field(Export(), description="What is made of the trained models.")
     validate_: Validate = Field(Validate(), alias="validate", description="How the verdict is reached.")
 
-    @model_validator(mode="after")
-    def _streams_know_no_clip(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
+        spectrum, start = self.distill.spectrum, self.distill.parameters.start
         if self.student.causal and self.clip.normalise == "clip":
-            raise ValueError("student.causal runs frame by frame, which clip.normalise: clip does not allow")
-        return self
-
-    @model_validator(mode="after")
-    def _a_still_has_no_spectrum(self) -> Self:
-        if self.clip.frames == 1 and self.distill.spectrum.weight > 0 and not self.distill.spectrum.dc:
-            raise ValueError("distill.spectrum.dc: false leaves nothing of a clip of one frame")
-        return self
-
-    @model_validator(mode="after")
-    def _a_teacher_alone(self) -> Self:
-        start = self.distill.parameters.start
+            yield (
+                ("student.causal", "clip.normalise"),
+                "student.causal runs frame by frame, which clip.normalise: clip does not allow",
+            )
+        if self.clip.frames == 1 and spectrum.weight > 0 and not spectrum.dc:
+            yield (
+                ("distill.spectrum.dc", "distill.spectrum.weight", "clip.frames"),
+                "distill.spectrum.dc: false leaves nothing of a clip of one frame",
+            )
         if self.student.checkpoint is not None and start in ("teacher", "energy"):
-            raise ValueError(f"distill.parameters.start: {start} would undo student.checkpoint: use one of them")
+            yield (
+                ("distill.parameters.start", "student.checkpoint"),
+                f"distill.parameters.start: {start} would undo student.checkpoint: use one of them",
+            )
         if self.student.epochs == 0:
-            raise ValueError("student.epochs must be 1 at least, or nothing would be distilled")
+            yield ("student.epochs",), "student.epochs must be 1 at least, or nothing would be distilled"
         if self.student.generations != 1:
-            raise ValueError("student.generations must be 1: only the teacher has no teacher")
+            yield ("student.generations",), "student.generations must be 1: only the teacher has no teacher"
         if self.student.label_smoothing:
-            raise ValueError("student.label_smoothing must be 0: a student's labels are softened by its teacher")
+            yield (
+                ("student.label_smoothing",),
+                "student.label_smoothing must be 0: a student's labels are softened by its teacher",
+            )
+        for role, model in (("teacher", self.teacher), ("student", self.student)):
+            batch_gb = model.batch_size * self.clip.frames * self.clip.crop[0] * self.clip.crop[1] * 3 / 1e9
+            if batch_gb > MOST_BATCH_GB:
+                yield (
+                    (f"{role}.batch_size", "clip.crop", "clip.frames"),
+                    f"{role}.batch_size: {model.batch_size} clips of clip.frames and clip.crop take {batch_gb:.0f} GB, "
+                    f"more than {MOST_BATCH_GB}",
+                )
         if self.teacher.generations != 1 and self.teacher.epochs == 0:
-            raise ValueError("teacher.generations must be 1 where teacher.epochs is 0, since nothing is trained")
-        return self
+            yield (
+                ("teacher.generations", "teacher.epochs"),
+                "teacher.generations must be 1 where teacher.epochs is 0, since nothing is trained",
+            )
 
     @property
     def run_dir(self) -> Path:

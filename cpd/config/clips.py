@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
-from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+from cpd.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec, crop_fits
+from cpd.config.section import MOST, Fraction, Mistake, NonNegative, Section
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Of a frame, in pixels."""
+Clips = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Rendered(Section):
     """Clips the project renders itself: eight classes that differ by motion alone."""
 
-    train: Count = Field(96, description="Training clips per class.")
-    validation: Count = Field(16, description="Validation clips per class.")
-    test: Count = Field(40, description="Test clips per class.")
-    size: Annotated[int, Field(ge=32)] = Field(64, description="Height and width in pixels.")
+    train: Clips = Field(96, description="Training clips per class.")
+    validation: Clips = Field(16, description="Validation clips per class.")
+    test: Clips = Field(40, description="Test clips per class.")
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=2)] = Field(64, description="Height and width in pixels.")
 
 
 class Data(Section):
@@ -52,24 +57,38 @@ class Data(Section):
     max_broken_fraction: Fraction = Field(0.05, description="More unreadable clips than this fail the run.")
     cache_gb: NonNegative = Field(2.0, description="Memory for decoded, resized clips; 0 decodes anew every epoch.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources = [name for name in ("rendered", "folder", "list") if getattr(self, name) is not None]
+    def mistakes(self) -> Iterator[Mistake]:
+        places = ("rendered", "folder", "list")
+        sources = [name for name in places if getattr(self, name) is not None]
         if len(sources) != 1:
-            raise ValueError(f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}")
+            hint = "; rendered: {} has its defaults" if "rendered" in self.model_fields_set and not sources else ""
+            yield places, f"name exactly one of rendered, folder or list, got {' and '.join(sources) or 'none'}{hint}"
+        unused = [key for key, default in (("format", "csv"), ("root", None)) if getattr(self, key) != default]
+        if unused and self.list is None and sources:
+            yield (*unused, "list"), f"{' and '.join(unused)} belong to a list, not to {sources[0]}"
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
-        return self
+            yield (
+                ("validation_fraction", "test_fraction"),
+                "validation_fraction and test_fraction leave nothing to train on",
+            )
+
+
+Deviation = Annotated[float, Field(ge=1e-3, le=MOST)]
+"""Of colours in 0..1; what is divided by a far smaller one overflows half precision."""
 
 
 class ClipSection(Section):
     """What both models see of a video; it travels inside every exported model."""
 
-    frames: Count = Field(8, description="Frames in a clip, one from each of as many equal segments of the video.")
-    resize: Count | tuple[Count, Count] = Field(128, description="Short side, or exact [height, width].")
-    crop: tuple[Count, Count] = Field((112, 112), description="[height, width] the model sees.")
-    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="Mean of R, G, B in 0..1; default ImageNet's.")
-    std: tuple[Positive, Positive, Positive] = Field(
+    frames: Annotated[int, Field(ge=1, le=1024)] = Field(
+        8, description="Frames in a clip, one from each of as many equal segments of the video."
+    )
+    resize: Side | tuple[Side, Side] = Field(128, description="Short side, or exact [height, width].")
+    crop: tuple[Side, Side] = Field((112, 112), description="[height, width] the model sees.")
+    mean: tuple[NonNegative, NonNegative, NonNegative] = Field(
+        IMAGENET_MEAN, description="Mean of R, G, B in 0..1; default ImageNet's."
+    )
+    std: tuple[Deviation, Deviation, Deviation] = Field(
         IMAGENET_STD, description="Standard deviation of R, G, B in 0..1; default ImageNet's."
     )
     normalise: Literal["dataset", "clip"] = Field(
@@ -83,12 +102,19 @@ class ClipSection(Section):
         "mean at each pixel, and its change until the next frame.",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.normalise == "clip" and {"mean", "std"} & self.model_fields_set:
-            raise ValueError("mean and std are not used where normalise is clip")
-        self.spec()
-        return self
+    def mistakes(self) -> Iterator[Mistake]:
+        if not crop_fits(self.crop, self.resize):
+            yield ("crop", "resize"), f"crop {list(self.crop)} is larger than the resized frame ({self.resize})"
+        if max(*self.mean, *self.std) > 1:
+            yield ("mean", "std"), "mean and std are of colours from 0 to 1: divide those of 0 to 255 by 255"
+        unused = [key for key in ("mean", "std") if key in self.model_fields_set]
+        if self.normalise == "clip" and unused:
+            yield (*unused, "normalise"), "mean and std are not used where normalise is clip"
+        if self.colour == "motion" and self.normalise != "clip":
+            yield (
+                ("colour", "normalise"),
+                "colour: motion needs normalise: clip, as no mean and std of colours fits changes",
+            )
 
     def spec(self) -> ClipSpec:
         return ClipSpec(
@@ -115,22 +141,24 @@ class Augment(Section):
     )
     brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
     contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
-    freeze: Annotated[int, Field(ge=0)] = Field(
+    freeze: Annotated[int, Field(ge=0, le=int(MOST))] = Field(
         0, description="Longest run of frames that stand still, at a random place of the clip (time masking)."
     )
     erase: Fraction = Field(
         0.0, description="Share of clips in which a rectangle of a fifth to half of each side is grey (random erasing)."
     )
 
-    @model_validator(mode="after")
-    def _labels_of_mirrored_clips(self) -> Self:
-        if self.flip_labels and not self.flip:
-            raise ValueError("flip_labels needs flip: true, since no clip is mirrored without it")
-        return self
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
         smallest, largest = self.crop_scale
         if not 0 < smallest <= largest:
-            raise ValueError(f"crop_scale must be [smallest, largest], above 0, got [{smallest}, {largest}]")
-        return self
+            yield ("crop_scale",), f"crop_scale must be [smallest, largest], above 0, got [{smallest:g}, {largest:g}]"
+        for label, mirrored in self.flip_labels.items():
+            back = self.flip_labels.get(mirrored)
+            if back != label:
+                yield (
+                    (("flip_labels", label), ("flip_labels", mirrored)),
+                    f"flip_labels: a mirrored {label} is {mirrored}, so a mirrored {mirrored} must be {label}, "
+                    f"got {back or 'nothing'}",
+                )
+        if self.flip_labels and not self.flip:
+            yield ("flip_labels", "flip"), "flip_labels needs flip: true, since no clip is mirrored without it"

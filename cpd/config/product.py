@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+from cpd.config.section import Count, Fraction, Mistake, NonNegative, Positive, Section
 from cpd.limits import MAX_BATCH, NEWEST_OPSET, OLDEST_OPSET, WORKSPACE_BYTES
 
 
@@ -33,13 +34,12 @@ class Export(Section):
         "default: all it knows from 8.0 on.",
     )
 
-    @model_validator(mode="after")
-    def _that_fit_together(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
         if "fp32" not in self.precisions:
-            raise ValueError("precisions must name fp32, since the others are made from it")
-        if len(set(self.compute_capabilities)) != len(self.compute_capabilities):
-            raise ValueError("compute_capabilities must differ")
-        return self
+            yield ("precisions",), "precisions must name fp32, since the others are made from it"
+        for key in ("precisions", "compute_capabilities"):
+            if len(set(getattr(self, key))) != len(getattr(self, key)):
+                yield (key,), f"{key} must differ"
 
 
 class Gates(Section):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cpd.config.section import Count, Fraction, NonNegative, Positive, Section
+from cpd.config.section import MOST, Count, Fraction, Mistake, NonNegative, Positive, Section
+from cpd.limits import MAX_BATCH
 
 MODELS = (
     "tsm-tiny", "tsn-tiny",
@@ -16,12 +18,20 @@ MODELS = (
 )  # fmt: skip
 
 
+Part = Annotated[float, Field(ge=0, lt=1)]
+"""Of something of which a rest must remain."""
+
+
 class Model(Section):
     """One network and how it is trained."""
 
     model: Literal[MODELS] = Field("tsm-tiny", description="Temporal model and backbone.")  # type: ignore[valid-type]
-    width: Count | None = Field(None, description="Channels of the first stage (tiny models).")
-    blocks: Count | None = Field(None, description="Residual blocks in each of the four stages (tiny models).")
+    width: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Channels of the first stage (tiny models)."
+    )
+    blocks: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="Residual blocks in each of the four stages (tiny models)."
+    )
     checkpoint: Path | None = Field(
         None, description="Weights to start from: safetensors, or .pth (read weights_only). Relative as data.folder is."
     )
@@ -29,12 +39,12 @@ class Model(Section):
     causal: bool = Field(
         False, description="Shift from earlier frames alone (online TSM): exports a graph that runs frame by frame too."
     )
-    dropout: Fraction = Field(0.0, description="Share of features dropped before the classifier while training.")
-    epochs: Annotated[int, Field(ge=0)] = Field(25, description="0 uses the checkpoint as it is.")
-    batch_size: Count = Field(32, description="Clips in a training step.")
+    dropout: Part = Field(0.0, description="Share of features dropped before the classifier while training.")
+    epochs: Annotated[int, Field(ge=0, le=int(MOST))] = Field(25, description="0 uses the checkpoint as it is.")
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH)] = Field(32, description="Clips in a training step.")
     learning_rate: Positive = Field(2e-3, description="Peak of the schedule.")
     weight_decay: NonNegative = Field(0.05, description="AdamW's decoupled decay of weights.")
-    label_smoothing: Fraction = Field(
+    label_smoothing: Part = Field(
         0.0, description="Probability moved from the true label to all labels; a teacher's, in its first generation."
     )
     mixup: NonNegative = Field(
@@ -46,15 +56,14 @@ class Model(Section):
         "(born-again networks); a teacher's alone.",
     )
 
-    @model_validator(mode="after")
-    def _tiny_only(self) -> Self:
-        if not self.model.endswith("-tiny") and (self.width is not None or self.blocks is not None):
-            raise ValueError(f"width and blocks belong to tiny models, not to {self.model}")
+    def mistakes(self) -> Iterator[Mistake]:
+        unused = [key for key in ("width", "blocks") if getattr(self, key) is not None]
+        if unused and not self.model.endswith("-tiny"):
+            yield (*unused, "model"), f"width and blocks belong to tiny models, not to {self.model}"
         if self.epochs == 0 and self.checkpoint is None:
-            raise ValueError("training for 0 epochs needs a checkpoint")
+            yield ("epochs", "checkpoint"), "training for 0 epochs needs a checkpoint"
         if self.causal and not self.model.startswith("tsm-"):
-            raise ValueError(f"causal belongs to tsm models, not to {self.model}: it has no shift")
-        return self
+            yield ("causal", "model"), f"causal belongs to tsm models, not to {self.model}: it has no shift"
 
 
 class Spectrum(Section):
@@ -107,7 +116,9 @@ class Distill(Section):
 
     cross_entropy: Weight = Field(0.1, description="Weight of the true labels.")
     logits: Weight = Field(0.9, description="Weight of the teacher's logits (Hinton KD); 0 switches it off.")
-    temperature: Positive = Field(4.0, description="Softens both sets of logits before they are compared.")
+    temperature: Annotated[float, Field(ge=0.01, le=MOST)] = Field(
+        4.0, description="Softens both sets of logits before they are compared."
+    )
     spectrum: Spectrum = Field(Spectrum(), description="Feature spectrum distillation.")
     parameters: Parameters = Field(Parameters(), description="Parameter distribution distillation.")
     attention: Weight = Field(0.0, description="Weight of attention transfer.")
@@ -115,7 +126,7 @@ class Distill(Section):
     dist: Weight = Field(0.0, description="Weight of DIST's relation matching.")
     relational: Weight = Field(0.0, description="Weight of RKD's distances between clips.")
     spatial_spectrum: Weight = Field(0.0, description="Weight of spatial spectrum matching, as SpectralKD.")
-    views: Annotated[int, Field(ge=0)] = Field(
+    views: Annotated[int, Field(ge=0, le=int(MOST))] = Field(
         8,
         description="Random views of each clip, met again after as many epochs, so that the teacher's answers can be "
         "kept; 0 draws anew every epoch and asks every time.",
@@ -127,26 +138,25 @@ class Distill(Section):
         "or one distillation term drawn at each step.",
     )
 
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def mistakes(self) -> Iterator[Mistake]:
         on = {name for name, weight in self.weights.items() if weight > 0}
         if not on:
-            raise ValueError("every weight is 0, so there is nothing to learn")
+            yield tuple(self.weights), "every weight is 0, so there is nothing to learn"
         if self.collaboration == "sampled" and on == {"cross_entropy"}:
-            raise ValueError("collaboration: sampled draws one of the teacher's terms, and all of them are 0")
-        return self
-
-    @model_validator(mode="after")
-    def _channels_that_correspond(self) -> Self:
+            yield (
+                ("collaboration", *self.weights),
+                "collaboration: sampled draws one of the teacher's terms, and all of them are 0",
+            )
         if self.spectrum.align == "channels" and self.parameters.start != "teacher":
-            raise ValueError(
-                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond"
+            yield (
+                ("spectrum.align", "parameters.start"),
+                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond",
             )
         if self.spectrum.align == "channels" and self.fitnet:
-            raise ValueError(
-                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them"
+            yield (
+                ("spectrum.align", "fitnet"),
+                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them",
             )
-        return self
 
     @property
     def weights(self) -> dict[str, float]:

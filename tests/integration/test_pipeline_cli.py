@@ -77,7 +77,7 @@ def test_a_configuration_with_mistakes_is_2_and_tells_them_all(folder, command):
     assert done.stderr.splitlines() == [
         "error: pipeline.yaml:5: sed is not a key here, did you mean seed?",
         "error: pipeline.yaml:6: clip.frames must be at least 1, got 0",
-        'error: pipeline.yaml:7: device must be auto, cpu or cuda, got "tpu", did you mean cpu?',
+        'error: pipeline.yaml:7: device must be auto, cpu or cuda, got "tpu"',
         "error: --set teacher.batch_size=0: teacher.batch_size must be at least 1, got 0",
     ]
 
@@ -174,9 +174,10 @@ def test_a_gpu_that_is_not_there_is_said_even_where_nothing_has_to_run(folder):
 
 
 def test_a_disk_that_cannot_be_used_is_one_line(folder):
-    done = cpd_pipeline("status", "pipeline.yaml", "--output", "a" * 300)
+    Path("loop").symlink_to("loop")
+    done = cpd_pipeline("status", "pipeline.yaml", "--output", "loop")
     assert done.returncode == 1
-    assert done.stderr == f"error: {'a' * 300}/pipeline.lock: file name too long\n"
+    assert done.stderr == "error: loop/pipeline.lock: too many levels of symbolic links\n"
 
 
 def test_a_file_that_may_not_be_read_is_named():

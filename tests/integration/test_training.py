@@ -231,8 +231,9 @@ def test_teacher_and_student_that_do_not_fit_are_refused(taught, tmp_path):
 
 
 def test_a_mirrored_label_that_does_not_exist_is_named(taught):
-    with pytest.raises(DataError, match="flip_labels names 'drift_lfet'"):
-        distill.run(config_of(augment={"flip": True, "flip_labels": {"drift_left": "drift_lfet"}}), taught)
+    mapped = {"drift_right": "drift_lfet", "drift_lfet": "drift_right"}
+    with pytest.raises(DataError, match=r"flip_labels names 'drift_lfet', .*\(did you mean drift_left\?\)"):
+        distill.run(config_of(augment={"flip": True, "flip_labels": mapped}), taught)
 
 
 def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):

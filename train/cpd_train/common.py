@@ -12,10 +12,10 @@ from torch import nn
 from cpd.clip import ClipSpec
 from cpd.config import Model, Pipeline
 from cpd.dataset import Split, read_clips
-from cpd.errors import DataError
 from cpd_train.fit import choose_device
 from cpd_train.loader import ClipLoader
 from cpd_train.models import ModelSpec, VideoClassifier, build_model, load_pretrained
+from cpd_train.sources import check_flip_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,7 @@ class Setting:
             DataError: ``augment.flip_labels`` names a class the data lacks.
         """
         data = json.loads((run_dir / "data" / "data.json").read_text())
-        mapped = config.augment.flip_labels
-        for label in (*mapped, *mapped.values()):
-            if label not in data["labels"]:
-                raise DataError(f"augment.flip_labels names {label!r}, which is no class of the data", "mend the name")
+        check_flip_labels(config.augment.flip_labels, data["labels"])
         torch.manual_seed(config.seed)
         torch.backends.cudnn.allow_tf32 = False  # what says fp32 shall be fp32: its answers are a reference
         return cls(config, run_dir, tuple(data["labels"]), data["sha256"], choose_device(config.device))

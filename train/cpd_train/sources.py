@@ -6,11 +6,12 @@ Every function returns ``Found`` clips without opening a video; ``cpd_train.prep
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,23 @@ def distinct(found: Iterable[Found]) -> list[Found]:
         if other.split != clip.split:
             raise DataError(f"{clip.path}: is of two splits, {other.split} and {clip.split}", "mend data.list")
     return list(known.values())
+
+
+def check_flip_labels(mapped: Mapping[str, str], labels: Collection[str]) -> None:
+    """Checks that ``augment.flip_labels`` names classes of the data.
+
+    Raises:
+        DataError: it names others.
+    """
+    unknown = sorted({*mapped, *mapped.values()} - set(labels))
+    if unknown:
+        close = [name for label in unknown for name in difflib.get_close_matches(label, labels, 1)]
+        raise DataError(
+            f"augment.flip_labels names {', '.join(map(repr, unknown))}, which the data has no class of",
+            f"did you mean {', '.join(dict.fromkeys(close))}?"
+            if close
+            else f"it has {', '.join(sorted(labels)[:8])} …",
+        )
 
 
 def from_list(path: Path, form: str, root: Path | None) -> list[Found]:

@@ -137,6 +137,20 @@ def test_check_data_says_what_would_be_rendered(tmp_path):
         check_data(load_config(path, ["teacher.checkpoint=nothing.pth"]))
 
 
+def test_check_data_names_all_that_is_missing_at_once(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    missing = ["teacher.checkpoint=a.pth", "student.checkpoint=b.pth"]
+    mapped = ["augment.flip=true", "augment.flip_labels={drift_lef: drift_right, drift_right: drift_lef}"]
+    with pytest.raises(DataError) as caught:
+        check_data(load_config(path, missing + mapped))
+    assert str(caught.value).splitlines() == [
+        f"teacher.checkpoint: there is no file {Path.cwd()}/a.pth",
+        f"student.checkpoint: there is no file {Path.cwd()}/b.pth",
+        "augment.flip_labels names 'drift_lef', which the data has no class of (did you mean drift_left?)",
+    ]
+
+
 @pytest.fixture
 def listed(tmp_path):
     """A pipeline.yaml on a list of two classes in three splits, and the clips it names: 20 for training."""
