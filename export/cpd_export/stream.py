@@ -140,10 +140,10 @@ class StreamingClassifier(nn.Module):
         """frame: (batch, height, width, 3) uint8; state as ``empty_state`` -> logits: (batch, labels), next state."""
         history, seen, *caches = state
         self._caches.start(caches)
-        pixels = frame.to(self.mean.dtype)
+        planes = frame.to(self.mean.dtype).permute(0, 3, 1, 2)
         if self.grey:
-            pixels = in_grey(pixels, self.luma)
-        images = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std
+            planes = in_grey(planes, self.luma)
+        images = (planes - self.mean) / self.std
         newest = self.backbone.head(self.backbone.stages(images)[-1])
         history = torch.cat([history[:, 1:], newest[:, None]], 1)
         seen = (seen + 1).clamp(max=float(self.frames))

@@ -80,7 +80,7 @@ class VideoClassifier(nn.Module):
         # 0..255 statistics: one subtraction and one division, and no division by 255
         self.register_buffer("mean", torch.tensor(clip.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(clip.std).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (batch, frames, height, width, 3) uint8 RGB -> logits: (batch, labels)."""
@@ -100,14 +100,15 @@ class VideoClassifier(nn.Module):
     def _normalise(self, frames: Tensor) -> Tensor:
         """(batch, frames, height, width, 3) uint8 -> (batch * frames, 3, height, width), as the first layer sees it."""
         # cast first: TensorRT knows uint8 as the type of an input alone
-        pixels = frames.to(self.mean.dtype)
-        if self.clip.colour == "grey":
-            pixels = in_grey(pixels, self.luma)
+        planes = frames.to(self.mean.dtype).permute(0, 1, 4, 2, 3)
         motion = self.clip.colour == "motion"
-        planes = in_motion(pixels, self.luma) if motion else pixels.permute(0, 1, 4, 2, 3)
+        if self.clip.colour == "grey":
+            planes = in_grey(planes, self.luma)
+        elif motion:
+            planes = in_motion(planes, self.luma)
         if self.clip.normalise == "clip":
             planes = planes - _mean_of_clip(planes, each_channel=motion)
-            spread = _mean_of_clip(planes.square(), each_channel=motion).sqrt()
+            spread = _mean_of_clip(planes * planes, each_channel=motion).sqrt()
             planes = planes / (spread + LEAST_SPREAD)
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         images = planes.flatten(0, 1).contiguous(memory_format=order)
@@ -129,17 +130,24 @@ def _mean_of_clip(planes: Tensor, each_channel: bool) -> Tensor:
     return (rows if each_channel else rows.mean(2, keepdim=True)).mean(3, keepdim=True).mean(1, keepdim=True)
 
 
-def in_grey(pixels: Tensor, luma: Tensor) -> Tensor:
-    """(..., 3) RGB -> (..., 3) of which all three are the brightness; luma: the shares of R, G and B."""
-    grey = (pixels * luma).sum(-1, keepdim=True)
-    return torch.cat([grey, grey, grey], -1)
+def brightness(planes: Tensor, luma: Tensor) -> Tensor:
+    """(..., 3, height, width) RGB -> (..., 1, height, width); luma: (3, 1, 1), the shares of R, G and B.
+
+    Plane by plane: where the three of a pixel are neighbours, runtimes multiply and add them one pixel at a time.
+    """
+    return (planes * luma).sum(-3, keepdim=True)
 
 
-def in_motion(pixels: Tensor, luma: Tensor) -> Tensor:
-    """(batch, frames, height, width, 3) RGB -> (batch, frames, 3, height, width): the brightness, its difference from
-    the mean of the clip at that pixel, and its change until the next frame (none after the last); luma: the shares of
-    R, G and B."""
-    grey = (pixels * luma).sum(-1).unsqueeze(2)
+def in_grey(planes: Tensor, luma: Tensor) -> Tensor:
+    """(..., 3, height, width) RGB -> the same shape, all three planes the brightness."""
+    grey = brightness(planes, luma)
+    return torch.cat([grey, grey, grey], -3)
+
+
+def in_motion(planes: Tensor, luma: Tensor) -> Tensor:
+    """(batch, frames, 3, height, width) RGB -> the same shape: the brightness, its difference from the mean of the clip
+    at that pixel, and its change until the next frame (none after the last)."""
+    grey = brightness(planes, luma)
     change = F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
     return torch.cat([grey, grey - grey.mean(1, keepdim=True), change], 2)
 
