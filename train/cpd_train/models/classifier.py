@@ -124,10 +124,13 @@ class VideoClassifier(nn.Module):
 
 
 def _mean_of_clip(planes: Tensor, each_channel: bool) -> Tensor:
-    """(batch, frames, 3, height, width) -> (batch, 1, 1, 1, 1), or 3 with a mean for each channel, in steps: in one,
-    sums of some hundred thousand numbers lose digits, and each runtime loses others."""
-    rows = planes.mean(4, keepdim=True)
-    return (rows if each_channel else rows.mean(2, keepdim=True)).mean(3, keepdim=True).mean(1, keepdim=True)
+    """(batch, frames, 3, height, width) -> (batch, 1, 1, 1, 1), or 3 with a mean for each channel.
+
+    Row by row first: in one step, sums of some hundred thousand numbers lose digits, and each runtime loses others.
+    """
+    if each_channel:
+        return planes.mean(4, keepdim=True).mean((1, 3), keepdim=True)
+    return planes.flatten(1, 3).mean(2).mean(1).view(-1, 1, 1, 1, 1)
 
 
 def brightness(planes: Tensor, luma: Tensor) -> Tensor:
