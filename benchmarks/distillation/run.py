@@ -126,11 +126,12 @@ def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) ->
 
 @main.command("table")
 @pipeline_argument
+@click.option("--with", "others", multiple=True, help="Name of another pipeline whose results count too; other seeds.")
 @set_option
-def show(pipeline: Path, overrides: tuple[str, ...]) -> None:
+def show(pipeline: Path, others: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
     runs = Runs(pipeline, overrides)
-    results = read(runs.path)
+    results = [result for name in (runs.config.name, *others) for result in read(recorded(name))]
     click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL), runs.test_groups())}")
 
 
