@@ -51,8 +51,8 @@ def _spectrum(
     )
 
 
-def _method(start: str = "teacher", collaboration: str = "learned") -> Callable[[float], Section]:
-    return _spectrum(start, collaboration, over="space-time")
+def _method(start: str = "teacher", collaboration: str = "learned", **form: Any) -> Callable[[float], Section]:
+    return _spectrum(start, collaboration, over="space-time", **form)
 
 
 METHODS = {
@@ -88,6 +88,8 @@ FORMS = {
         lambda weight: _method()(0.1) | {"parameters": {"weight": weight, "start": "teacher", "form": "quantiles"}},
         (0.01, 0.1),
     ),
+    "method, complex": Method(_method(form="complex"), (0.1, 0.3, 1, 3)),
+    "method, log-amplitude": Method(_method(form="log-amplitude"), (0.1, 0.3)),
     "method, confidence": Method(_method(collaboration="confidence"), (1,)),
     "method, sampled": Method(_method(collaboration="sampled"), (1,)),
 }
