@@ -89,6 +89,11 @@ class Pipeline(Section):
             )
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             batch_gb = model.batch_size * self.clip.frames * self.clip.crop[0] * self.clip.crop[1] * 3 / 1e9
+            if model.batch_size * self.clip.frames == 1:
+                yield (
+                    (f"{role}.batch_size", "clip.frames"),
+                    f"{role}.batch_size must be 2 at least where clip.frames is 1: one picture has no variance",
+                )
             if batch_gb > MOST_BATCH_GB:
                 yield (
                     (f"{role}.batch_size", "clip.crop", "clip.frames"),

@@ -230,6 +230,21 @@ def test_teacher_and_student_that_do_not_fit_are_refused(taught, tmp_path):
         distill.run(config_of(), tmp_path)
 
 
+def test_a_student_that_cannot_learn_from_its_teacher_is_refused_before_the_teacher_is_trained(taught, tmp_path):
+    shutil.copytree(taught / "data", tmp_path / "data")
+    student = {"model": "tsm-mobilenetv2", "epochs": 1, "batch_size": 8}
+    with pytest.raises(TrainingError, match="no counterpart in the teacher"):
+        teacher.run(config_of(student=student, distill={"parameters": {"start": "teacher"}}), tmp_path)
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_a_rehearsal_draws_nothing_that_training_would_miss(taught):
+    setting = Setting.of(config_of(), taught)
+    before = torch.get_rng_state()
+    distill.rehearse(setting)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_mirrored_label_that_does_not_exist_is_named(taught):
     mapped = {"drift_right": "drift_lfet", "drift_lfet": "drift_right"}
     with pytest.raises(DataError, match=r"flip_labels names 'drift_lfet', .*\(did you mean drift_left\?\)"):

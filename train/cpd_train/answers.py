@@ -92,15 +92,13 @@ class Teacher:
         known = [self.memory.get(view, self.channels) for view in batch.views]
         new = [index for index, parts in enumerate(known) if parts is None]
         if new:
-            answer = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
-            rows = zip(answer.frame_logits, answer.embedding, *answer.maps, *answer.stages, strict=True)
-            for index, row in zip(new, rows, strict=True):
-                parts = known[index] = self._small(row)
+            answer = _on_host(self._ask(batch.frames if len(new) == len(known) else batch.frames[new]))
+            for index, row in zip(new, zip(*answer, strict=True), strict=True):
+                parts = known[index] = [part.clone() for part in row]  # or one kept clip would keep its whole batch
                 self.memory.put(batch.views[index], self.channels, parts)
-        rows = zip(*known, strict=True)
         device = batch.frames.device
         frame_logits, embedding, *features = (
-            torch.stack([part.to(device).float() for part in parts]) for parts in rows
+            torch.stack(parts).to(device).float() for parts in zip(*known, strict=True)
         )
         return Answer(frame_logits, embedding, features[: len(self.grids)], features[len(self.grids) :])
 
@@ -117,8 +115,11 @@ class Teacher:
             asked.append(chosen if channels == stage.shape[2] else pool_to(chosen, half(grid)))
         return Answer(features.frame_logits.float(), embedding, maps, asked)
 
-    def _small(self, row: Sequence[Tensor]) -> list[Tensor]:
-        """A row of an answer as it is kept: apart from the batch, in host memory, whole features in half precision."""
-        stages = 2 + len(self.grids)
-        kept = [part.to("cpu", copy=True) for part in row[:stages]]
-        return kept + [part.to("cpu", torch.float16, copy=True) for part in row[stages:]]
+
+def _on_host(answer: Answer) -> list[Tensor]:
+    """The parts of an answer as they are kept: in host memory, features in half precision.
+
+    A batch at a time: each copy from a GPU waits until all that was asked of it is done.
+    """
+    whole = [part.to("cpu") for part in (answer.frame_logits, answer.embedding, *answer.maps)]
+    return whole + [stage.to("cpu", torch.float16) for stage in answer.stages]

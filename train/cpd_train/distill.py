@@ -56,6 +56,25 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     )
 
 
+def rehearse(setting: Setting) -> None:
+    """One step of the distillation on blank clips, with networks that were not trained: what cannot work is found now.
+
+    Run before the teacher is trained, which may take days. It draws no random numbers that training would miss.
+
+    Raises:
+        TrainingError: teacher and student do not fit each other, or a checkpoint does not fit its network.
+    """
+    config = setting.config
+    with torch.random.fork_rng():
+        teacher, student = setting.model(config.teacher), setting.model(config.student)
+        begin(config.distill.parameters.start, student, teacher, loaded=config.student.checkpoint is not None)
+        clips = min(2, config.student.batch_size)
+        frames = torch.zeros((clips, *setting.clip.shape), dtype=torch.uint8, device=setting.device)
+        labels = torch.zeros((clips, len(setting.labels)), device=setting.device)
+        step = Collaboration(student, teacher, config.distill, config.seed, config.precision)
+        step(Batch(frames, labels, [(clip, 0) for clip in range(clips)]), progress=0.0)
+
+
 NOISE_RATE = 10.0
 """How much faster than the network noise is learned: it settles within some dozen steps, and follows the losses."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cpd.config import Distill, Model, Pipeline
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
-from cpd_train.distill import Collaboration
+from cpd_train.distill import Collaboration, rehearse
 from cpd_train.fit import Outcome, Step, fit
 from cpd_train.judging import judge, write_test_logits
 from cpd_train.loader import Batch
@@ -29,6 +29,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     """
     setting, section, folder = Setting.of(config, run_dir), config.teacher, run_dir / "teacher"
     told = ""
+    rehearse(setting)
     if section.epochs == 0:
         _take_as_it_is(setting, section, folder)
     else:
