@@ -95,6 +95,10 @@ def run(
     """
     from cpd.config_file import load_config
 
+    names = [stage.name for stage in STAGES]
+    late = [name for name in force if until is not None and names.index(name) > names.index(until)]
+    if late:
+        raise click.UsageError(f"--force {late[0]} would do nothing with --until {until}, an earlier stage")
     settings = load_config(config, _overrides(overrides, output=output, device=device))
     sys.exit(run_pipeline(settings, until, force))
 

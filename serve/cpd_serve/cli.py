@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cpd.errors import CpdError, reason_of
-from cpd_serve.options import POSITIVE, Amount, check_sources, printable
+from cpd_serve.options import POSITIVE, Amount, check_engine, check_sources, printable, refuse_idle
 
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
     from cpd.container import Decoder
 
 
 MAX_VIEWS = 1000
+OF_VIDEOS = ("top_k", "views", "part_s", "workers", "timeout_s", "explain")
+OF_STREAMS = ("window_s", "stride_s", "smoothing_s", "patience_s")
+"""Options that do something in one of the two modes alone. Streams are JSON lines with or without --json."""
 
 
 def main() -> None:
@@ -56,9 +59,10 @@ def main() -> None:
 @click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(),
               help="With --stream: seconds that a network stream which broke off may stay away.")  # fmt: skip
 @click.version_option(package_name="cpd")
+@click.pass_context
 def label_command(
-    engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    part_s: float | None, provider: str | None, decoder: Decoder, rebuild: bool, workers: int | None,
+    ctx: click.Context, engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int,
+    views: int, part_s: float | None, provider: str | None, decoder: Decoder, rebuild: bool, workers: int | None,
     timeout_s: float | None, explain: bool, stream: bool, window_s: float, stride_s: float, smoothing_s: float,
     patience_s: float,
 ) -> None:  # fmt: skip
@@ -71,7 +75,11 @@ def label_command(
     cpd-serve http --help
     """
     sources = (*named, *videos)
-    check_sources(engine, sources, stream)
+    refuse_idle(ctx, *(("with --stream", *OF_VIDEOS) if stream else ("without --stream", *OF_STREAMS)))
+    if part_s is not None:
+        refuse_idle(ctx, "with --timeline", "views")
+    check_engine(ctx, engine)
+    check_sources(sources, stream)
     try:
         if stream:
             from cpd_serve.watching import Manner, watch

@@ -7,7 +7,7 @@ import sys
 import click
 
 from cpd.errors import CpdError
-from cpd_serve.options import POSITIVE, printable
+from cpd_serve.options import POSITIVE, check_engine, printable
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,8 +25,9 @@ from cpd_serve.options import POSITIVE, printable
 @click.option("--timeout", "label_s", default=60.0, show_default=True,
               type=POSITIVE, help="Seconds to label a clip in.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
+@click.pass_context
 def http(
-    engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
+    ctx: click.Context, engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
     max_upload_mb: float, duration_s: float, label_s: float, waiting: int,
 ) -> None:  # fmt: skip
     """Label the clips that are posted to an HTTP port.
@@ -35,6 +36,7 @@ def http(
     cpd-serve http --engine student.onnx
     curl --data-binary @clip.mp4 http://127.0.0.1:8000/label
     """
+    check_engine(ctx, engine)
     try:
         from cpd_serve.http_server import Limits, serve
     except ModuleNotFoundError as error:

@@ -193,6 +193,8 @@ def question(request: Request) -> dict[str, Any]:
     unknown = sorted(set(values) - {"top_k", "views", "timeline", "name"})
     if unknown:
         raise RefusedError(400, f"unknown in the query: {', '.join(unknown)}")
+    if {"timeline", "views"} <= set(values):
+        raise RefusedError(400, "views would do nothing with timeline: leave one of them out")
     part_s = number(values.get("timeline"), "timeline", 0.1, 3600.0)
     return {
         "name": Path(values.get("name", "clip")).name[:200] or "clip",

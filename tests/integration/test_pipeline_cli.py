@@ -35,6 +35,14 @@ def cpd_pipeline(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_a_stage_that_the_run_stops_before_cannot_be_forced(folder):
+    result = CliRunner().invoke(
+        main, ["run", "pipeline.yaml", "--until", "data", "--force", "data", "--force", "export"]
+    )
+    assert result.exit_code == 2
+    assert "--force export would do nothing with --until data, an earlier stage" in result.stderr
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, cpd.cli\n"

@@ -121,6 +121,12 @@ def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None
         (["--engine", "colours.onnx", "rtsp://camera/1"], 2, "the address of a stream needs --stream"),
         (["--engine", "colours.onnx", "a" * 300], 1, "File name too long"),
         (["--engine", "a" * 300 + ".onnx", "--video", "x.mp4"], 1, "no such file"),
+        (
+            ["--engine", "colours.onnx", "--video", "x.mp4", "--rebuild"],
+            2,
+            "--rebuild would do nothing with a file that",
+        ),
+        (["--engine", "colours.onnx", "x.mp4", "--timeline", "1", "--views", "1"], 2, "--views would do nothing with"),
     ],
 )
 def test_mistakes_give_one_line_and_their_exit_code(
@@ -132,6 +138,31 @@ def test_mistakes_give_one_line_and_their_exit_code(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert code == 2 or result.stderr.count("\n") == 1
+
+
+OF_VIDEOS = ["--top-k=5", "--views=1", "--timeline=1", "--workers=2", "--timeout=9", "--explain"]
+OF_STREAMS = ["--window=2", "--stride=0.5", "--smooth=0.5", "--reconnect=300"]
+
+
+@pytest.mark.parametrize("option", [*OF_VIDEOS, *OF_STREAMS])
+def test_an_option_that_would_do_nothing_is_refused_by_name_even_at_its_default(
+    colour_model: Path, red: Path, option: str
+) -> None:
+    mode, told = (["--stream"], "with --stream") if option in OF_VIDEOS else ([], "without --stream")
+    result = serve("--engine", colour_model, red, *mode, option)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{option.partition('=')[0]} would do nothing {told}\n" in result.stderr
+
+
+def test_all_options_that_would_do_nothing_are_named_at_once(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, red, *OF_STREAMS)
+    assert "--window, --stride, --smooth, --reconnect would do nothing without --stream" in result.stderr
+
+
+def test_json_may_be_asked_of_a_stream_which_is_json_anyway(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, "--stream", "--json", red)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["start", "label", "end"]
 
 
 @pytest.mark.skipif(driver_present(), reason="there is an NVIDIA driver here")

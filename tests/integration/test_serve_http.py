@@ -137,6 +137,7 @@ def test_a_timeline_comes_back(server: Server, write_video: WriteVideo) -> None:
         ("/label?top_k=0", b"x", {}, 400, "top_k must be a whole number from 1 to 1000, got '0'"),
         ("/label?views=many", b"x", {}, 400, "views must be a whole number"),
         ("/label?timeline=nan", b"x", {}, 400, "timeline must be a number"),
+        ("/label?timeline=1&views=2", b"x", {}, 400, "views would do nothing with timeline"),
         ("/label?topk=1", b"x", {}, 400, "unknown in the query: topk"),
     ],
 )
