@@ -8,10 +8,12 @@ import socket
 
 import click
 import uvicorn
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
+from cpd_serve.http_lingering import Lingering
 from cpd_serve.http_service import Limits, Service
 from cpd_serve.rebuilding import open_engine
 
@@ -19,6 +21,11 @@ CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
 HEAD_S = 10.0
 """Time in which a client must have said what it wants, after it came or had its last answer."""
+FULL = Lingering(
+    JSONResponse({"error": "too many connections"}, 503, headers={"Retry-After": "1", "Connection": "close"}),
+    HEAD_S, 64 << 20,
+)  # fmt: skip
+"""Answers at the door, and holds a connection no longer than one that says nothing could be held."""
 __all__ = ["Limits", "serve"]
 
 
@@ -47,17 +54,22 @@ def serve(
         click.echo(f"{engine} on {runs_on}, {workers} workers: http://{where}:{port}")
         config = uvicorn.Config(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
-            log_level="warning", access_log=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=5,
-            lifespan="on", server_header=False,
+            log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 
 
 class ImpatientProtocol(H11Protocol):
-    """Hangs up on who says nothing, or says it letter by letter: uvicorn itself would keep the connection for ever."""
+    """Hangs up on who says nothing, or says it letter by letter: uvicorn itself would keep the connection for ever.
+
+    It also counts the connections: uvicorn's own refusal of one too many closes it at once, and the answer may be lost.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            self.logger.warning("more than %d connections", CONNECTIONS)
+            self.app = FULL
         self._silent_since_s = self.loop.time()
         self._watch()
 

@@ -177,6 +177,20 @@ def test_a_body_larger_than_it_says_or_without_a_size_is_bounded(server: Server,
     assert server.ask("/label", red).status == 200
 
 
+@pytest.mark.parametrize(("path", "status"), [("/label", b"413"), ("/nothing", b"404")])
+def test_a_refused_client_that_still_sends_for_seconds_reads_its_answer(
+    server: Server, path: str, status: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        raw.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n" % path.encode())
+        for _ in range(16):  # longer than any answer takes, and than the server used to listen
+            raw.sendall(b"x" * 50_000)
+            time.sleep(0.25)
+        answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))  # to the end: then the server hangs up
+    assert answer.split()[1] == status
+    assert b"connection: close" in answer.lower()
+
+
 def test_a_client_that_goes_away_is_no_trouble(server: Server, red: bytes) -> None:
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
@@ -195,6 +209,7 @@ def test_clients_that_do_not_say_what_they_want_do_not_keep_others_out(server: S
         for one in raw[::2]:  # the others say nothing at all
             one.sendall(head)
         assert server.ask("/health").status == 503
+        assert server.ask("/label", b"x" * 5_000_000).json == {"error": "too many connections"}
         assert {one.recv(1) for one in raw} == {b""}, "the server hangs up"
         assert server.ask("/label", red).status == 200
 
