@@ -14,7 +14,8 @@ from cpd_serve.options import POSITIVE, check_engine, printable
 @click.option("--engine", required=True, metavar="FILE", help="The model: an .onnx file or a .trt engine.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--workers", type=click.IntRange(min=1), help="Clips labelled at once.  [default: one a CPU]")
+@click.option("--workers", type=click.IntRange(min=1),
+              help="Clips labelled at once.  [default: one a CPU; with the model on a GPU at most 4]")  # fmt: skip
 @click.option("--provider", help="cpu, cuda, tensorrt, or the name of an onnxruntime provider.")
 @click.option(
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."

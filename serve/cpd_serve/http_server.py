@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
+from cpd_serve.forked import CPU
 from cpd_serve.http_lingering import Lingering
 from cpd_serve.http_service import Limits, Service
 from cpd_serve.rebuilding import open_engine
@@ -26,6 +27,9 @@ FULL = Lingering(
     HEAD_S, 64 << 20,
 )  # fmt: skip
 """Answers at the door, and holds a connection no longer than one that says nothing could be held."""
+WORKERS_ON_GPU = 4
+"""By default and at most. Each has an engine and a CUDA context of its own on the GPU, hundreds of MB, and they take
+turns there. More than one, because decoding, which each does on a CPU, takes longer than its turn."""
 __all__ = ["Limits", "serve"]
 
 
@@ -38,9 +42,9 @@ def serve(
         EngineError: the model cannot be loaded.
         CpdError: the port is taken, or the address is not this machine's.
     """
-    workers = workers or usable_cpus()
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
+        workers = workers or default_workers(runner.provider)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -57,6 +61,11 @@ def serve(
             log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def default_workers(provider: str) -> int:
+    """How many clips to label at once where nobody said: one a CPU, and no more than suit a GPU."""
+    return usable_cpus() if provider == CPU else min(usable_cpus(), WORKERS_ON_GPU)
 
 
 class ImpatientProtocol(H11Protocol):

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from cpd_serve.http_server import CONNECTIONS
+from cpd_serve import http_server
+from cpd_serve.http_server import CONNECTIONS, default_workers
 
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]
@@ -307,6 +308,22 @@ def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None
         server.process.send_signal(number)
         server.process.wait(20)
         wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+@pytest.mark.parametrize(
+    ("provider", "cpus", "workers"),
+    [
+        ("CPUExecutionProvider", 16, 16),
+        ("CUDAExecutionProvider", 16, 4),
+        ("TensorrtExecutionProvider", 2, 2),
+        ("NVIDIA L4", 16, 4),  # a TensorRT engine's
+    ],
+)
+def test_a_gpu_does_not_get_an_engine_for_every_cpu(
+    monkeypatch: pytest.MonkeyPatch, provider: str, cpus: int, workers: int
+) -> None:
+    monkeypatch.setattr(http_server, "usable_cpus", lambda: cpus)
+    assert default_workers(provider) == workers
 
 
 def test_mistakes_give_one_line(engine: Path) -> None:
