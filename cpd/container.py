@@ -17,6 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from cpd.cuda_context import enter_primary_context
 from cpd.errors import VideoError
 
 FRAME_THREADS_FROM_PIXELS = 640 * 360
@@ -117,9 +118,11 @@ def first_video_stream(container: InputContainer, name: str, decoder: Decoder = 
 
 def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> InputContainer:
     hardware = None
-    if decoder == "nvdec":
-        hardware, failure = HWAccel("cuda", allow_software_fallback=False), f"{failure} with NVDEC"
     try:
+        if decoder == "nvdec":
+            failure = f"{failure} with NVDEC"
+            enter_primary_context()
+            hardware = HWAccel("cuda", allow_software_fallback=False, options={"current_ctx": "1"})
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
     except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on its list
         raise VideoError(f"{failure}: it is damaged, or of a format that is not read here, as playlists are") from error
