@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from cpd.errors import CpdError
+from cpd.errors import CpdError, install
 from cpd_serve.options import POSITIVE, check_engine, printable
 
 
@@ -41,7 +41,7 @@ def http(
     try:
         from cpd_serve.http_server import Limits, serve
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error.name} is not installed (pip install 'cpd[http]')")
+        sys.exit(f"error: {error.name} is not installed ({install('http')})")
     limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)
     try:
         serve(engine, provider, rebuild, host, port, workers, limits)
