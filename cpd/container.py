@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from cpd.cuda_context import enter_primary_context
 from cpd.errors import VideoError
+from cpd.folders import videos_below
 
 FRAME_THREADS_FROM_PIXELS = 640 * 360
 """Below this size, starting decoder threads costs more than it saves."""
@@ -141,7 +142,8 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
         raise VideoError(f"{folder}: {reason(error)}") from error
     numbered = [match for name in names if (match := re.fullmatch(r"(\D*)(\d+)(\.jpe?g)", name))]
     if not numbered:
-        raise VideoError(f"{folder}: is a folder without numbered .jpg images, not a video")
+        what = "of videos, not a video" if any(videos_below(folder)) else "without videos or numbered .jpg images"
+        raise VideoError(f"{folder}: is a folder {what}")
     first = min(numbered, key=lambda match: int(match[2]))
     numbers = {int(match[2]) for match in numbered if match[1] == first[1]}
     gap = next((number for number in range(int(first[2]), max(numbers)) if number not in numbers), None)

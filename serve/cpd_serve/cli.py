@@ -50,14 +50,14 @@ def main() -> None:
               help="Give a video up that takes longer.  [default: 600 with several workers]")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print where the time went.")
 @click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
-@click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE,
-              help="With --stream: seconds of video that an answer looks at.")  # fmt: skip
-@click.option("--stride", "stride_s", default=0.5, show_default=True, type=POSITIVE,
-              help="With --stream: seconds between answers, of a model that takes whole clips.")  # fmt: skip
-@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=Amount(),
-              help="With --stream: seconds over which answers are averaged.")  # fmt: skip
-@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(),
-              help="With --stream: seconds that a network stream which broke off may stay away.")  # fmt: skip
+@click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE, metavar="SECONDS",
+              help="With --stream: how much video an answer looks at.")  # fmt: skip
+@click.option("--stride", "stride_s", default=0.5, show_default=True, type=POSITIVE, metavar="SECONDS",
+              help="With --stream: between answers of a model that takes whole clips.")  # fmt: skip
+@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=Amount(), metavar="SECONDS",
+              help="With --stream: over which answers are averaged.")  # fmt: skip
+@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(), metavar="SECONDS",
+              help="With --stream: how long a network stream which broke off may stay away.")  # fmt: skip
 @click.version_option(package_name="cpd")
 @click.pass_context
 def label_command(
@@ -95,6 +95,9 @@ def label_command(
     except CpdError as error:
         click.echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted", err=True)
+        code = 130
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -20,12 +20,14 @@ from cpd_serve.options import POSITIVE, check_engine, printable
 @click.option(
     "--rebuild", is_flag=True, help="Build an engine that does not fit this machine anew, from its ONNX file."
 )
-@click.option("--max-upload-mb", default=64.0, show_default=True, type=POSITIVE)
+@click.option("--max-upload-mb", default=64.0, show_default=True, type=POSITIVE, metavar="MB",
+              help="Size of a clip.")  # fmt: skip
 @click.option("--max-duration", "duration_s", default=600.0, show_default=True,
-              type=POSITIVE, help="Seconds of video in a clip.")  # fmt: skip
+              type=POSITIVE, metavar="SECONDS", help="Length of a clip.")  # fmt: skip
 @click.option("--timeout", "label_s", default=60.0, show_default=True,
-              type=POSITIVE, help="Seconds to label a clip in.")  # fmt: skip
+              type=POSITIVE, metavar="SECONDS", help="Time to label a clip in.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
+@click.version_option(package_name="cpd", prog_name="cpd-serve")
 @click.pass_context
 def http(
     ctx: click.Context, engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,

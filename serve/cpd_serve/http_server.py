@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import suppress
 
 import click
 import uvicorn
@@ -50,7 +51,7 @@ def serve(
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
         number = error.errno or 0  # below 0 for a name that is not found
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        reason = os.strerror(number) if number > 0 else (error.strerror or str(error)).partition(" (")[0]
         raise CpdError(f"cannot listen on {host}:{port}: {reason}", "choose another --host or --port") from error
     with listener:
         address, port = listener.getsockname()[:2]
@@ -60,7 +61,8 @@ def serve(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
             log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has stopped
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def default_workers(provider: str) -> int:

@@ -291,7 +291,7 @@ def choose_provider(name: str | None) -> str:
     full = SHORT_NAMES.get(name.lower(), name)
     if full not in available:
         gpu = full in (cuda, SHORT_NAMES["tensorrt"])  # onnxruntime-gpu is that module, too
-        remedy = f"in a virtual environment of its own: {install('serve-cuda')}" if gpu else ""
+        remedy = f"in a virtual environment of its own: {install('serve-cuda')}" if gpu else "use --provider cpu"
         raise EngineError(f"onnxruntime has no {full} here, only {', '.join(available)}", remedy)
     if full != cpu and full in SHORT_NAMES.values() and not driver_present():
         raise EngineError(f"{full} needs an NVIDIA driver, and there is none on this machine", "use --provider cpu")

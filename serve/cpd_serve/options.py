@@ -55,6 +55,8 @@ def check_engine(ctx: click.Context, engine: str) -> None:
     """
     if not engine:
         raise click.UsageError("--engine is empty")
+    if ctx.params["provider"] == "":
+        raise click.UsageError("--provider is empty")
     if not engine.endswith(".trt"):
         refuse_idle(ctx, "with a file that is no .trt engine", "rebuild")
 

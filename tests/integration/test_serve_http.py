@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -307,6 +308,7 @@ def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None
         assert len(workers) == 2
         server.process.send_signal(number)
         server.process.wait(20)
+        assert number == signal.SIGTERM or server.process.returncode == 0
         wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
@@ -334,6 +336,11 @@ def test_mistakes_give_one_line(engine: Path) -> None:
     assert (
         result.stderr
         == f"error: cannot listen on 127.0.0.1:{port}: Address already in use (choose another --host or --port)\n"
+    )
+    result = subprocess.run([*SERVE, "--engine", str(engine), "--host", "no host"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"error: cannot listen on no host:8000: [^()]+ \(choose another --host or --port\)\n", result.stderr
     )
     result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
     assert result.returncode == 1
