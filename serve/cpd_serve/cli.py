@@ -26,6 +26,8 @@ def main() -> None:
         from cpd_serve.http_cli import http
 
         http(sys.argv[2:], prog_name="cpd-serve http")
+    if sys.stdout is None:  # closed by who started it: what is printed would be lost without an error
+        sys.exit("error: standard output is closed, and the answers cannot be written")
     label_command(prog_name="cpd-serve")
 
 

@@ -56,7 +56,7 @@ def serve(
     with listener:
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address
-        click.echo(f"{engine} on {runs_on}, {workers} workers: http://{where}:{port}")
+        click.echo(f"{engine} on {runs_on}, {workers} worker{'s' * (workers > 1)}: http://{where}:{port}")
         config = uvicorn.Config(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
             log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,

@@ -394,6 +394,13 @@ def test_the_disk_that_answers_go_to_may_be_full(colour_model: Path, red: Path) 
     assert result.stderr == "error: the answers cannot be written: no space left on device\n"
 
 
+def test_answers_that_nobody_can_read_are_an_error(colour_model: Path, red: Path) -> None:
+    command = ["sh", "-c", '"$@" >&-', "sh", *SERVE, "--engine", str(colour_model), str(red)]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output is closed, and the answers cannot be written\n"
+
+
 def test_a_name_with_a_line_break_is_one_line(colour_model: Path) -> None:
     result = serve("--engine", colour_model, "two\nlines.mp4")
     assert result.stderr == "error: two\\nlines.mp4: no such file\n"
