@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 import cpd
-from cpd.errors import CpdError, reason_of
+from cpd.errors import CpdError, install, reason_of
 from cpd.stages import STAGES, check_data, pipeline_status, run_pipeline
 
-INSTALL = "install the whole pipeline: pip install 'cpd[cpu]', or 'cpd[cuda]' for a GPU"
 STAGE = click.Choice([stage.name for stage in STAGES])
 CONFIG = click.argument("config", metavar="PIPELINE.YAML", type=click.Path(path_type=Path))
 SET = click.option(
@@ -36,7 +35,7 @@ class Commands(click.Group):
             package = (error.name or "").partition(".")[0]
             if package.startswith("cpd"):
                 raise
-            click.echo(f"error: {package} is not installed ({INSTALL})", err=True)
+            click.echo(f"error: {package} is not installed ({install('cpu')}, or cuda for a GPU)", err=True)
             sys.exit(1)
         except BrokenPipeError:
             raise
@@ -95,6 +94,10 @@ def run(
     """
     from cpd.config_file import load_config
 
+    names = [stage.name for stage in STAGES]
+    late = [name for name in force if until is not None and names.index(name) > names.index(until)]
+    if late:
+        raise click.UsageError(f"--force {late[0]} would do nothing with --until {until}, an earlier stage")
     settings = load_config(config, _overrides(overrides, output=output, device=device))
     sys.exit(run_pipeline(settings, until, force))
 

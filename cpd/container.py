@@ -17,7 +17,9 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from cpd.cuda_context import enter_primary_context
 from cpd.errors import VideoError
+from cpd.folders import videos_below
 
 FRAME_THREADS_FROM_PIXELS = 640 * 360
 """Below this size, starting decoder threads costs more than it saves."""
@@ -117,9 +119,11 @@ def first_video_stream(container: InputContainer, name: str, decoder: Decoder = 
 
 def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> InputContainer:
     hardware = None
-    if decoder == "nvdec":
-        hardware, failure = HWAccel("cuda", allow_software_fallback=False), f"{failure} with NVDEC"
     try:
+        if decoder == "nvdec":
+            failure = f"{failure} with NVDEC"
+            enter_primary_context()
+            hardware = HWAccel("cuda", allow_software_fallback=False, options={"current_ctx": "1"})
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
     except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on its list
         raise VideoError(f"{failure}: it is damaged, or of a format that is not read here, as playlists are") from error
@@ -138,7 +142,8 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
         raise VideoError(f"{folder}: {reason(error)}") from error
     numbered = [match for name in names if (match := re.fullmatch(r"(\D*)(\d+)(\.jpe?g)", name))]
     if not numbered:
-        raise VideoError(f"{folder}: is a folder without numbered .jpg images, not a video")
+        what = "of videos, not a video" if any(videos_below(folder)) else "without videos or numbered .jpg images"
+        raise VideoError(f"{folder}: is a folder {what}")
     first = min(numbered, key=lambda match: int(match[2]))
     numbers = {int(match[2]) for match in numbered if match[1] == first[1]}
     gap = next((number for number in range(int(first[2]), max(numbers)) if number not in numbers), None)

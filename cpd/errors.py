@@ -15,6 +15,17 @@ Anything that is not a ``CpdError`` is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
+
+def install(extra: str) -> str:
+    """The command that installs this project with one of its extras; it is on no package index to be found by name."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install '.[{extra}]' in a checkout of cpd, or its wheel: pip install 'FILE.whl[{extra}]'"
+
 
 def reason_of(error: OSError) -> str:
     """The system's words for an error, without the path and the number around them: no space left on device."""

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cpd.errors import CpdError, reason_of
-from cpd_serve.options import POSITIVE, Amount, check_sources, printable
+from cpd_serve.options import POSITIVE, Amount, check_engine, check_sources, printable, refuse_idle
 
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
     from cpd.container import Decoder
 
 
 MAX_VIEWS = 1000
+OF_VIDEOS = ("top_k", "views", "part_s", "workers", "timeout_s", "explain")
+OF_STREAMS = ("window_s", "stride_s", "smoothing_s", "patience_s")
+"""Options that do something in one of the two modes alone. Streams are JSON lines with or without --json."""
 
 
 def main() -> None:
@@ -23,6 +26,8 @@ def main() -> None:
         from cpd_serve.http_cli import http
 
         http(sys.argv[2:], prog_name="cpd-serve http")
+    if sys.stdout is None:  # closed by who started it: what is printed would be lost without an error
+        sys.exit("error: standard output is closed, and the answers cannot be written")
     label_command(prog_name="cpd-serve")
 
 
@@ -47,18 +52,19 @@ def main() -> None:
               help="Give a video up that takes longer.  [default: 600 with several workers]")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print where the time went.")
 @click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
-@click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE,
-              help="With --stream: seconds of video that an answer looks at.")  # fmt: skip
-@click.option("--stride", "stride_s", default=0.5, show_default=True, type=POSITIVE,
-              help="With --stream: seconds between answers, of a model that takes whole clips.")  # fmt: skip
-@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=Amount(),
-              help="With --stream: seconds over which answers are averaged.")  # fmt: skip
-@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(),
-              help="With --stream: seconds that a network stream which broke off may stay away.")  # fmt: skip
+@click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE, metavar="SECONDS",
+              help="With --stream: how much video an answer looks at.")  # fmt: skip
+@click.option("--stride", "stride_s", default=0.5, show_default=True, type=POSITIVE, metavar="SECONDS",
+              help="With --stream: between answers of a model that takes whole clips.")  # fmt: skip
+@click.option("--smooth", "smoothing_s", default=0.5, show_default=True, type=Amount(), metavar="SECONDS",
+              help="With --stream: over which answers are averaged.")  # fmt: skip
+@click.option("--reconnect", "patience_s", default=300.0, show_default=True, type=Amount(), metavar="SECONDS",
+              help="With --stream: how long a network stream which broke off may stay away.")  # fmt: skip
 @click.version_option(package_name="cpd")
+@click.pass_context
 def label_command(
-    engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int, views: int,
-    part_s: float | None, provider: str | None, decoder: Decoder, rebuild: bool, workers: int | None,
+    ctx: click.Context, engine: str, named: tuple[str, ...], videos: tuple[str, ...], as_json: bool, top_k: int,
+    views: int, part_s: float | None, provider: str | None, decoder: Decoder, rebuild: bool, workers: int | None,
     timeout_s: float | None, explain: bool, stream: bool, window_s: float, stride_s: float, smoothing_s: float,
     patience_s: float,
 ) -> None:  # fmt: skip
@@ -71,7 +77,11 @@ def label_command(
     cpd-serve http --help
     """
     sources = (*named, *videos)
-    check_sources(engine, sources, stream)
+    refuse_idle(ctx, *(("with --stream", *OF_VIDEOS) if stream else ("without --stream", *OF_STREAMS)))
+    if part_s is not None:
+        refuse_idle(ctx, "with --timeline", "views")
+    check_engine(ctx, engine)
+    check_sources(sources, stream)
     try:
         if stream:
             from cpd_serve.watching import Manner, watch
@@ -87,6 +97,9 @@ def label_command(
     except CpdError as error:
         click.echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted", err=True)
+        code = 130
     except BrokenPipeError:
         raise
     except OSError as error:

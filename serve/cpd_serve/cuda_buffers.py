@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +54,22 @@ class CudaBuffers:
         Raises:
             EngineError: there is not enough memory on it.
         """
-        self._stream = _call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking)
-        self.stream_handle = int(self._stream)
-        self.input_address = int(_call(cudart.cudaMalloc, input_bytes))
-        self.output_address = int(_call(cudart.cudaMalloc, output_bytes))
-        self._host_input = int(_call(cudart.cudaMallocHost, input_bytes))
-        self._host_output = int(_call(cudart.cudaMallocHost, output_bytes))
+        with ExitStack() as held:  # what was there before something failed is freed
+
+            def made(free: Any, make: Any, argument: Any) -> Any:
+                found = _call(make, argument)
+                held.callback(_call, free, found)
+                return found
+
+            self._stream = made(
+                cudart.cudaStreamDestroy, cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking
+            )
+            self.stream_handle = int(self._stream)
+            self.input_address = int(made(cudart.cudaFree, cudart.cudaMalloc, input_bytes))
+            self.output_address = int(made(cudart.cudaFree, cudart.cudaMalloc, output_bytes))
+            self._host_input = int(made(cudart.cudaFreeHost, cudart.cudaMallocHost, input_bytes))
+            self._host_output = int(made(cudart.cudaFreeHost, cudart.cudaMallocHost, output_bytes))
+            self._held = held.pop_all()
         self._input = _bytes_at(self._host_input, input_bytes)
         self._output = _bytes_at(self._host_output, output_bytes)
 
@@ -108,11 +119,7 @@ class CudaBuffers:
         _call(cudart.cudaGraphLaunch, graph, self._stream)
 
     def close(self) -> None:
-        _call(cudart.cudaStreamDestroy, self._stream)
-        for address in (self.input_address, self.output_address):
-            _call(cudart.cudaFree, address)
-        for address in (self._host_input, self._host_output):
-            _call(cudart.cudaFreeHost, address)
+        self._held.close()
 
 
 def destroy(graph: Any) -> None:

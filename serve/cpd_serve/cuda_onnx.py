@@ -10,6 +10,7 @@ import importlib.util
 import math
 import threading
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,12 @@ def load_on_device(path: Path, data: bytes, manifest: Manifest, provider: str, t
     first_device()
     session = _session(path, data, manifest, provider, threads)
     sizes = BATCH_MAX * math.prod(manifest.clip.shape), BATCH_MAX * len(manifest.labels) * 4
-    return OnnxDeviceRunner(path, manifest, session, provider, CudaBuffers(*sizes))
+    with ExitStack() as held:
+        buffers = CudaBuffers(*sizes)
+        held.callback(buffers.close)
+        runner = OnnxDeviceRunner(path, manifest, session, provider, buffers)
+        held.pop_all()  # from now on the runner's
+    return runner
 
 
 def _session(
@@ -88,7 +94,7 @@ class OnnxDeviceRunner(OnnxRunner):
         """
         Args:
             path, manifest, session, provider: of the graph.
-            buffers: for ``BATCH_MAX`` clips, in the memory of ``device``.
+            buffers: for ``BATCH_MAX`` clips, in the memory of ``device``; closed with the runner.
             device: onnxruntime's name of it.
 
         Raises:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import suppress
 
 import click
 import uvicorn
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
+from cpd_serve.forked import CPU
+from cpd_serve.http_lingering import Lingering
 from cpd_serve.http_service import Limits, Service
 from cpd_serve.rebuilding import open_engine
 
@@ -19,6 +23,14 @@ CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
 HEAD_S = 10.0
 """Time in which a client must have said what it wants, after it came or had its last answer."""
+FULL = Lingering(
+    JSONResponse({"error": "too many connections"}, 503, headers={"Retry-After": "1", "Connection": "close"}),
+    HEAD_S, 64 << 20,
+)  # fmt: skip
+"""Answers at the door, and holds a connection no longer than one that says nothing could be held."""
+WORKERS_ON_GPU = 4
+"""By default and at most. Each has an engine and a CUDA context of its own on the GPU, hundreds of MB, and they take
+turns there. More than one, because decoding, which each does on a CPU, takes longer than its turn."""
 __all__ = ["Limits", "serve"]
 
 
@@ -31,33 +43,44 @@ def serve(
         EngineError: the model cannot be loaded.
         CpdError: the port is taken, or the address is not this machine's.
     """
-    workers = workers or usable_cpus()
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
+        workers = workers or default_workers(runner.provider)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
     except OSError as error:
         number = error.errno or 0  # below 0 for a name that is not found
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        reason = os.strerror(number) if number > 0 else (error.strerror or str(error)).partition(" (")[0]
         raise CpdError(f"cannot listen on {host}:{port}: {reason}", "choose another --host or --port") from error
     with listener:
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address
-        click.echo(f"{engine} on {runs_on}, {workers} workers: http://{where}:{port}")
+        click.echo(f"{engine} on {runs_on}, {workers} worker{'s' * (workers > 1)}: http://{where}:{port}")
         config = uvicorn.Config(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
-            log_level="warning", access_log=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=5,
-            lifespan="on", server_header=False,
+            log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has stopped
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def default_workers(provider: str) -> int:
+    """How many clips to label at once where nobody said: one a CPU, and no more than suit a GPU."""
+    return usable_cpus() if provider == CPU else min(usable_cpus(), WORKERS_ON_GPU)
 
 
 class ImpatientProtocol(H11Protocol):
-    """Hangs up on who says nothing, or says it letter by letter: uvicorn itself would keep the connection for ever."""
+    """Hangs up on who says nothing, or says it letter by letter: uvicorn itself would keep the connection for ever.
+
+    It also counts the connections: uvicorn's own refusal of one too many closes it at once, and the answer may be lost.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            self.logger.warning("more than %d connections", CONNECTIONS)
+            self.app = FULL
         self._silent_since_s = self.loop.time()
         self._watch()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,13 +22,16 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from cpd.errors import reason_of
+from cpd_serve.http_lingering import Lingering
 from cpd_serve.worker_pool import PoolBusyError, WorkerLostError, WorkerPool
 
 MAX_VIEWS = 32
-DRAIN_S = 3.0
-"""How long a refused client is listened to, so that it reads its answer."""
+LINGER_TIMES = 4
+"""How much of the largest clip a refused client may still send, and yet read its answer: for as long as a clip may take
+to arrive, since a client that is slower would have been refused for that."""
 DURATIONS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -91,9 +94,9 @@ class Service:
         self.pool = WorkerPool(engine, provider, workers, limits.waiting, limits.label_s, self._count_restart)
         self.metrics = Metrics(self.pool)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The ASGI application."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route("/", self.page),
                 Route("/label", self.label, methods=["POST"]),
@@ -103,6 +106,7 @@ class Service:
             ],
             lifespan=self._lifespan,
         )
+        return Lingering(app, self.limits.upload_s, LINGER_TIMES * self.limits.upload_bytes)
 
     async def label(self, request: Request) -> Response:
         """POST a clip as the body; ``top_k``, ``views``, ``timeline`` (seconds) and ``name`` in the query."""
@@ -116,8 +120,7 @@ class Service:
                 self.metrics.observe(answer)
             response = JSONResponse(answer, 422 if "error" in answer else 200)
         except RefusedError as error:
-            await self._drain(request)
-            response = JSONResponse({"error": str(error)}, error.status, headers={"Connection": "close"})
+            response = JSONResponse({"error": str(error)}, error.status)
         except PoolBusyError as error:
             response = JSONResponse({"error": str(error)}, 503, headers={"Retry-After": "1"})
         except WorkerLostError as error:
@@ -165,13 +168,6 @@ class Service:
         if received == 0:
             raise RefusedError(400, "the body is empty: send the clip as it is, curl --data-binary @clip.mp4")
 
-    async def _drain(self, request: Request) -> None:
-        """Reads on for a while: a connection closed on a client that still sends loses the answer on its way."""
-        with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: all of it was read
-            async with asyncio.timeout(DRAIN_S):
-                async for _ in request.stream():
-                    pass
-
     def _count_restart(self) -> None:
         self.metrics.restarts.inc()
 
@@ -193,6 +189,8 @@ def question(request: Request) -> dict[str, Any]:
     unknown = sorted(set(values) - {"top_k", "views", "timeline", "name"})
     if unknown:
         raise RefusedError(400, f"unknown in the query: {', '.join(unknown)}")
+    if {"timeline", "views"} <= set(values):
+        raise RefusedError(400, "views would do nothing with timeline: leave one of them out")
     part_s = number(values.get("timeline"), "timeline", 0.1, 3600.0)
     return {
         "name": Path(values.get("name", "clip")).name[:200] or "clip",

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cpd.errors import EngineError
+from cpd.errors import EngineError, install
 from cpd.manifest import Manifest
 from cpd.onnx_file import manifest_of, read_onnx
 from cpd.threads import threads_for, usable_cpus
@@ -290,7 +290,8 @@ def choose_provider(name: str | None) -> str:
         return cuda if cuda in available and driver_present() else cpu
     full = SHORT_NAMES.get(name.lower(), name)
     if full not in available:
-        remedy = "pip install 'cpd[serve-cuda]'" if full in (cuda, SHORT_NAMES["tensorrt"]) else ""
+        gpu = full in (cuda, SHORT_NAMES["tensorrt"])  # onnxruntime-gpu is that module, too
+        remedy = f"in a virtual environment of its own: {install('serve-cuda')}" if gpu else "use --provider cpu"
         raise EngineError(f"onnxruntime has no {full} here, only {', '.join(available)}", remedy)
     if full != cpu and full in SHORT_NAMES.values() and not driver_present():
         raise EngineError(f"{full} needs an NVIDIA driver, and there is none on this machine", "use --provider cpu")

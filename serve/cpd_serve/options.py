@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 MOST = 1e6
 """Of any number of seconds or megabytes: what waits for longer overflows the clocks it waits by."""
@@ -27,14 +28,45 @@ class Amount(click.FloatRange):
 POSITIVE = Amount(min_open=True)
 
 
-def check_sources(engine: str, sources: tuple[str, ...], stream: bool) -> None:
-    """Refuses what a command line cannot mean.
+def refuse_idle(ctx: click.Context, where: str, *names: str) -> None:
+    """Refuses options that would do nothing, which a default does not.
+
+    Args:
+        ctx: of the command line.
+        where: what they do nothing with or without.
+        names: the parameters of the command's function.
 
     Raises:
-        click.UsageError: an empty name, as an unset variable leaves it, or a stream's address without --stream.
+        click.UsageError: some of them were given.
+    """
+    given = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in names and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} would do nothing {where}")
+
+
+def check_engine(ctx: click.Context, engine: str) -> None:
+    """
+    Raises:
+        click.UsageError: an empty name, as an unset variable leaves it, or --rebuild of what is built for no machine.
     """
     if not engine:
         raise click.UsageError("--engine is empty")
+    if ctx.params["provider"] == "":
+        raise click.UsageError("--provider is empty")
+    if not engine.endswith(".trt"):
+        refuse_idle(ctx, "with a file that is no .trt engine", "rebuild")
+
+
+def check_sources(sources: tuple[str, ...], stream: bool) -> None:
+    """Refuses what a command line cannot mean.
+
+    Raises:
+        click.UsageError: none, an empty name, or a stream's address without --stream.
+    """
     if not sources:
         raise click.UsageError("name a video: --video FILE")
     if not all(sources):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cpd.errors import EngineError, EngineMismatchError
+from cpd.errors import EngineError, EngineMismatchError, install
 from cpd_serve.runner import Runner, open_runner
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def rebuild(path: Path) -> EngineInfo:
     except ModuleNotFoundError as error:
         raise EngineError(
             f"{path}: cannot be built anew: {error.name} is not installed",
-            "pip install cpd with tensorrt_rtx_cu13, or export it on another machine",
+            f"{install('pipeline')}, or export it on another machine",
         ) from error
     info: EngineInfo = engine_file.rebuild(path)
     return info

@@ -6,12 +6,14 @@ is no driver can crash the process.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import math
 import re
 import threading
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +21,6 @@ from typing import Any, Self
 import numpy as np
 
 from cpd.errors import EngineError, EngineMismatchError
-from cpd.lock import content_sha256
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.tensorrt_log import keep_errors
 from cpd_serve.cuda_driver import DRIVER_LIBRARY, check_cuda_python, driver_present
@@ -35,11 +36,12 @@ class TensorRtRunner:
     def __init__(self, path: Path) -> None:
         """Loads the engine; see ``cpd_serve.runner.open_runner``."""
         self.path = path
-        self.manifest, info = read_engine_manifest(path)
+        data = path.read_bytes()
+        self.manifest, info = read_engine_manifest(path, data)
         check_driver(path, onnx_remedy(path, info))
         self.runtime = installed_flavour(path, info)
         check_cuda_python(path)
-        from cpd_serve.cuda_buffers import CudaBuffers, first_device
+        from cpd_serve.cuda_buffers import CudaBuffers, destroy, first_device
 
         device = first_device()
         check_gpu(path, info, device.name, device.capability)
@@ -50,7 +52,7 @@ class TensorRtRunner:
         runtime = trt.Runtime(self._log)
         # A version-compatible engine brings the lean runtime along that runs it: code, which TensorRT asks leave for.
         runtime.engine_host_code_allowed = bool(info.options.get("version_compatible"))
-        self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        self._engine = runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             reason = self._log.last or "TensorRT gave no reason"
             raise EngineMismatchError(
@@ -58,12 +60,20 @@ class TensorRtRunner:
             )
         self._context = self._new_context(trt)
         self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
-        self._buffers = CudaBuffers(
-            self._max_batch * int(np.prod(self.manifest.clip.shape)), self._max_batch * len(self.manifest.labels) * 4
-        )
-        # TensorRT for RTX captures by itself, once it has compiled its kernels for a shape
-        fixed = () if hasattr(trt, "CudaGraphStrategy") else {1, self._max_batch}
-        self._graphs = {batch: graph for batch in fixed if (graph := self._captured(batch, self._new_context(trt)))}
+        with ExitStack() as held:  # what is on the GPU is freed where something after it fails
+            self._buffers = CudaBuffers(
+                self._max_batch * int(np.prod(self.manifest.clip.shape)),
+                self._max_batch * len(self.manifest.labels) * 4,
+            )
+            held.callback(self._buffers.close)
+            self._graphs: dict[int, tuple[Any, Any]] = {}
+            # TensorRT for RTX captures by itself, once it has compiled its kernels for a shape
+            for batch in () if hasattr(trt, "CudaGraphStrategy") else {1, self._max_batch}:
+                captured = self._captured(batch, self._new_context(trt))
+                if captured is not None:
+                    held.callback(destroy, captured[0])
+                    self._graphs[batch] = captured
+            self._held = held.pop_all()
         self._lock = threading.Lock()
 
     def predict(self, frames: Frames) -> Logits:
@@ -73,11 +83,7 @@ class TensorRtRunner:
             return np.concatenate([self._predict(chunk) for chunk in chunks])
 
     def close(self) -> None:
-        from cpd_serve.cuda_buffers import destroy
-
-        for graph, _ in self._graphs.values():
-            destroy(graph)
-        self._buffers.close()
+        self._held.close()
         self._graphs, self._context, self._engine = {}, None, None
 
     def __enter__(self) -> Self:
@@ -122,15 +128,29 @@ class TensorRtRunner:
             return None
 
     def _new_context(self, trt: Any) -> Any:
-        if not hasattr(trt, "CudaGraphStrategy"):
-            return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        return self._engine.create_execution_context(config)
+        """
+        Raises:
+            EngineError: there is too little memory for it.
+        """
+        settings = []
+        if hasattr(trt, "CudaGraphStrategy"):
+            settings.append(self._engine.create_runtime_config())
+            settings[0].cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        context = self._engine.create_execution_context(*settings)
+        if context is None:
+            raise EngineError(
+                f"{self.path}: cannot be run on {self.provider}: {self._log.last or 'TensorRT gave no reason'}",
+                "free memory on the GPU, or lower export.max_batch",
+            )
+        return context
 
 
-def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:
+def read_engine_manifest(path: Path, data: bytes) -> tuple[Manifest, EngineInfo]:
     """The manifest beside an engine, once the engine is proven to be the file that the manifest describes.
+
+    Args:
+        path: the engine's.
+        data: its content.
 
     Raises:
         EngineMismatchError: there is no manifest that can be used, or the engine is not the one it describes.
@@ -145,7 +165,7 @@ def read_engine_manifest(path: Path) -> tuple[Manifest, EngineInfo]:
         raise EngineMismatchError(error.args[0], remedy) from error
     if manifest.engine is None:
         raise EngineMismatchError(f"{beside}: describes no engine", remedy)
-    if content_sha256(path) != manifest.engine.engine_sha256:
+    if hashlib.sha256(data).hexdigest() != manifest.engine.engine_sha256:
         raise EngineMismatchError(
             f"{path}: is not the file its manifest describes (SHA-256 differs)",
             rebuild_remedy(path, manifest.engine.onnx),

@@ -17,10 +17,11 @@ from cpd.container import Decoder
 from cpd.errors import CpdError
 from cpd.onnx_file import read_onnx_manifest
 from cpd_serve.cuda_driver import check_decoder
+from cpd_serve.inputs import expand
 from cpd_serve.options import printable
 from cpd_serve.rebuilding import open_engine
 from cpd_serve.runner import Runner
-from cpd_serve.sources import Back, Ended, Lost, Source, TimedFrame, open_sources
+from cpd_serve.sources import LOCAL, Back, Ended, Lost, Source, TimedFrame, is_live, open_sources
 from cpd_serve.streaming import ByFrame, ByWindow, Labelled, Labeller
 
 TWIN = ".stream.onnx"
@@ -59,14 +60,15 @@ def watch(engine: str, names: Sequence[str], provider: str | None, rebuild: bool
     path = streaming_twin(Path(engine))
     with open_engine(path, provider, may_rebuild=rebuild) as runner:
         labeller = labeller_of(runner, manner)
-        with open_sources(names, runner.manifest.clip, manner.patience_s, manner.decoder) as sources:
-            watched = {source: Watched(source, labeller) for source in sources.all}
-            for name in names:
-                emit("start", video=name, engine=str(runner.path), runtime=runner.runtime, provider=runner.provider,
-                     by="frame" if runner.manifest.streaming else "window",
-                     window_s=manner.window_s, stride_s=manner.stride_s)  # fmt: skip
+        with open_sources(played(names), runner.manifest.clip, manner.patience_s, manner.decoder) as sources:
+            watched: dict[Source, Watched] = {}
             reason = ""
             try:
+                for source in sources.all:
+                    watched[source] = Watched(source, labeller)
+                    emit("start", video=source.name, engine=str(runner.path), runtime=runner.runtime,
+                         provider=runner.provider, by="frame" if runner.manifest.streaming else "window",
+                         window_s=manner.window_s, stride_s=manner.stride_s)  # fmt: skip
                 for taken in sources.rounds():
                     frames = [(watched[source].stream, item) for source, item in taken if isinstance(item, TimedFrame)]
                     changes = dict(labeller.push(frames))
@@ -118,6 +120,15 @@ class Watched:
 
     def _emit(self, event: str, **values: object) -> None:
         emit(event, video=self._source.name, **values)
+
+
+def played(names: Sequence[str]) -> list[str]:
+    """The streams that are meant: of a folder or a glob the videos, at once; an address is taken as it is."""
+    return [
+        found
+        for name in names
+        for found in ([name] if is_live(name) or name.startswith(LOCAL) else map(str, expand([name])))
+    ]
 
 
 def streaming_twin(path: Path) -> Path:

@@ -148,6 +148,8 @@ def test_engines_for_different_tasks_are_refused(
         (["check", "--engine", "a.onnx", "--baseline", "b.onnx", "--max-slowdown", "5"], 2, "5%"),
         (["check", "--engine", "a.onnx", "--baseline", "b.onnx", "--gate", "speed=5%"], 2, "throughput"),
         (["check", "--engine", "a.onnx", "--baseline", "b.onnx", "--from", "clip"], 2, "--video"),
+        (["record", "--engine", "a.onnx", "--output", "x.json", "--video", __file__], 2, "--video would do nothing"),
+        (["check", "--engine", "a.onnx", "--baseline", "b.onnx", "--commit", "abc"], 2, "--commit would do nothing"),
         (["check", "--engine", "a.onnx", "--baseline", "b.onnx", "--normalise"], 1, "recorded baseline"),
         (["record", "--engine", "absent.onnx", "--output", "x.json"], 1, "no such file"),
         (["history", "absent.jsonl"], 1, "no such file"),

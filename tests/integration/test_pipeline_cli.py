@@ -35,6 +35,14 @@ def cpd_pipeline(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_a_stage_that_the_run_stops_before_cannot_be_forced(folder):
+    result = CliRunner().invoke(
+        main, ["run", "pipeline.yaml", "--until", "data", "--force", "data", "--force", "export"]
+    )
+    assert result.exit_code == 2
+    assert "--force export would do nothing with --until data, an earlier stage" in result.stderr
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, cpd.cli\n"
@@ -162,7 +170,8 @@ def test_a_foreseen_error_is_its_line_and_its_code():
 def test_a_missing_package_is_told_with_the_remedy():
     result = invoke_failing(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: torch is not installed (install the whole pipeline: pip install 'cpd[cpu]'")
+    checkout = Path(__file__).parents[2]
+    assert result.stderr == f"error: torch is not installed (pip install '{checkout}[cpu]', or cuda for a GPU)\n"
 
 
 def test_a_gpu_that_is_not_there_is_said_even_where_nothing_has_to_run(folder):

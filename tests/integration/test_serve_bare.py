@@ -78,7 +78,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve_extra() -> list[str]:
-    """Distributions that ``pip install cpd[serve]`` brings, in lower case."""
+    """Distributions that installing the ``serve`` extra brings, in lower case."""
     found: set[str] = set()
     waiting = [("cpd", "serve")]
     while waiting:
@@ -120,6 +120,16 @@ def test_a_clip_is_labelled_with_the_serve_extra_alone(
     result = run_bare(installed, "--engine", colour_model, "--video", video, "--json", "--explain", "--views", 2)
     assert result.stderr == ""
     assert json.loads(result.stdout)["predictions"][0]["label"] == "blue"
+
+
+@pytest.mark.slow
+def test_without_a_checkout_an_extra_is_installed_from_the_wheel(installed: Path) -> None:
+    result = run_bare(installed, "http", "--engine", "x.onnx")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: uvicorn is not installed (pip install '.[http]' in a checkout of cpd, or its wheel: "
+        "pip install 'FILE.whl[http]')\n"
+    )
 
 
 @pytest.mark.slow

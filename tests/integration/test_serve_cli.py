@@ -118,9 +118,17 @@ def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None
         (["--engine", "colours.onnx", "--video", "x.mp4", "--views", "200000"], 2, "200000 is not in the range"),
         (["--engine", "colours.onnx", "--video", ""], 2, "the name of a video is empty"),
         (["--engine", "", "--video", "x.mp4"], 2, "--engine is empty"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--provider", ""], 2, "--provider is empty"),
+        (["--engine", "colours.onnx", "--video", "x.mp4", "--provider", "x"], 1, "(use --provider cpu)\n"),
         (["--engine", "colours.onnx", "rtsp://camera/1"], 2, "the address of a stream needs --stream"),
         (["--engine", "colours.onnx", "a" * 300], 1, "File name too long"),
         (["--engine", "a" * 300 + ".onnx", "--video", "x.mp4"], 1, "no such file"),
+        (
+            ["--engine", "colours.onnx", "--video", "x.mp4", "--rebuild"],
+            2,
+            "--rebuild would do nothing with a file that",
+        ),
+        (["--engine", "colours.onnx", "x.mp4", "--timeline", "1", "--views", "1"], 2, "--views would do nothing with"),
     ],
 )
 def test_mistakes_give_one_line_and_their_exit_code(
@@ -132,6 +140,31 @@ def test_mistakes_give_one_line_and_their_exit_code(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert code == 2 or result.stderr.count("\n") == 1
+
+
+OF_VIDEOS = ["--top-k=5", "--views=1", "--timeline=1", "--workers=2", "--timeout=9", "--explain"]
+OF_STREAMS = ["--window=2", "--stride=0.5", "--smooth=0.5", "--reconnect=300"]
+
+
+@pytest.mark.parametrize("option", [*OF_VIDEOS, *OF_STREAMS])
+def test_an_option_that_would_do_nothing_is_refused_by_name_even_at_its_default(
+    colour_model: Path, red: Path, option: str
+) -> None:
+    mode, told = (["--stream"], "with --stream") if option in OF_VIDEOS else ([], "without --stream")
+    result = serve("--engine", colour_model, red, *mode, option)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{option.partition('=')[0]} would do nothing {told}\n" in result.stderr
+
+
+def test_all_options_that_would_do_nothing_are_named_at_once(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, red, *OF_STREAMS)
+    assert "--window, --stride, --smooth, --reconnect would do nothing without --stream" in result.stderr
+
+
+def test_json_may_be_asked_of_a_stream_which_is_json_anyway(colour_model: Path, red: Path) -> None:
+    result = serve("--engine", colour_model, "--stream", "--json", red)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["start", "label", "end"]
 
 
 @pytest.mark.skipif(driver_present(), reason="there is an NVIDIA driver here")
@@ -163,7 +196,10 @@ def test_being_stopped_leaves_no_worker(colour_model: Path, red: Path, number: s
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(workers) == 2
         process.send_signal(number)
-        assert "Traceback" not in process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=30)[1]
+    assert "Traceback" not in errors
+    if number == signal.SIGINT:
+        assert (process.returncode, errors) == (130, "\ninterrupted\n")
     deadline_s = time.monotonic() + 20
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline_s, "a worker outlives its parent"
@@ -217,22 +253,25 @@ def test_a_stream_gives_events(colour_model: Path, write_video: WriteVideo) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stream_that_is_stopped_sums_up(colour_model: Path, write_video: WriteVideo, number: signal.Signals) -> None:
+@pytest.mark.parametrize("before", [["start"], ["start", "label"]])
+def test_a_stream_that_is_stopped_sums_up(
+    colour_model: Path, write_video: WriteVideo, number: signal.Signals, before: list[str]
+) -> None:
     video = write_video(np.full((40, 32, 48, 3), (240, 0, 0), np.uint8), "mpeg4", "stream.ts")
     with endless_http(video.read_bytes()) as url:
         command = [*SERVE, "--engine", str(colour_model), "--stream", "--video", url, "--window", "0.5"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline(), process.stdout.readline()]
+            lines = [process.stdout.readline() for _ in before]
             process.send_signal(number)
             try:
                 rest, errors = process.communicate(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()  # it would be waited for without end
                 raise
-    assert [json.loads(line)["event"] for line in lines] == ["start", "label"]
-    assert json.loads(rest)["event"] == "end"
-    assert json.loads(rest)["reason"] == "interrupted"
+    assert [json.loads(line)["event"] for line in lines] == before
+    end = json.loads(rest.splitlines()[-1])
+    assert (end["event"], end["reason"]) == ("end", "interrupted")
     assert process.returncode == 0
     assert "Traceback" not in errors
 
@@ -250,6 +289,29 @@ def test_several_streams_share_an_engine_and_a_bad_one_does_not_stop_the_rest(
     assert of == {red: ["start", "red", "end"], "none.mp4": ["start", "end"], blue: ["start", "blue", "end"]}
     assert result.stderr == "error: none.mp4: no such file\n"
     assert {event["reason"] for event in events if event["event"] == "end"} == {"", "none.mp4: no such file"}
+
+
+@pytest.mark.parametrize("source", ["films", "films/*.*"])
+def test_the_videos_of_a_folder_or_a_glob_are_streams_side_by_side(
+    colour_model: Path, red: Path, blue: Path, source: str
+) -> None:
+    (red.parent / "films").mkdir()
+    for path in (red, blue):
+        path.rename(path.parent / "films" / path.name)
+    result = serve("--engine", colour_model, "--stream", source, cwd=red.parent)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.returncode, result.stderr) == (0, "")
+    assert {event["video"]: event["label"] for event in events if event["event"] == "label"} == {
+        "films/red.webm": "red", "films/blue.mp4": "blue"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [[], ["--stream"]])
+def test_a_folder_without_videos_says_so(colour_model: Path, tmp_path: Path, mode: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    result = serve("--engine", colour_model, "empty", *mode, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "error: empty: is a folder without videos or numbered .jpg images\n"
 
 
 def test_a_dropped_stream_is_said_in_one_line_and_comes_back(colour_model: Path, write_video: WriteVideo) -> None:
@@ -330,6 +392,13 @@ def test_the_disk_that_answers_go_to_may_be_full(colour_model: Path, red: Path) 
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert result.returncode == 1
     assert result.stderr == "error: the answers cannot be written: no space left on device\n"
+
+
+def test_answers_that_nobody_can_read_are_an_error(colour_model: Path, red: Path) -> None:
+    command = ["sh", "-c", '"$@" >&-', "sh", *SERVE, "--engine", str(colour_model), str(red)]
+    result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "error: standard output is closed, and the answers cannot be written\n"
 
 
 def test_a_name_with_a_line_break_is_one_line(colour_model: Path) -> None:

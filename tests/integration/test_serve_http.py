@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from cpd_serve.http_server import CONNECTIONS
+from cpd_serve import http_server
+from cpd_serve.http_server import CONNECTIONS, default_workers
 
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]
@@ -137,6 +139,7 @@ def test_a_timeline_comes_back(server: Server, write_video: WriteVideo) -> None:
         ("/label?top_k=0", b"x", {}, 400, "top_k must be a whole number from 1 to 1000, got '0'"),
         ("/label?views=many", b"x", {}, 400, "views must be a whole number"),
         ("/label?timeline=nan", b"x", {}, 400, "timeline must be a number"),
+        ("/label?timeline=1&views=2", b"x", {}, 400, "views would do nothing with timeline"),
         ("/label?topk=1", b"x", {}, 400, "unknown in the query: topk"),
     ],
 )
@@ -176,6 +179,20 @@ def test_a_body_larger_than_it_says_or_without_a_size_is_bounded(server: Server,
     assert server.ask("/label", red).status == 200
 
 
+@pytest.mark.parametrize(("path", "status"), [("/label", b"413"), ("/nothing", b"404")])
+def test_a_refused_client_that_still_sends_for_seconds_reads_its_answer(
+    server: Server, path: str, status: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        raw.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n" % path.encode())
+        for _ in range(16):  # longer than any answer takes, and than the server used to listen
+            raw.sendall(b"x" * 50_000)
+            time.sleep(0.25)
+        answer = b"".join(iter(lambda: raw.recv(1 << 16), b""))  # to the end: then the server hangs up
+    assert answer.split()[1] == status
+    assert b"connection: close" in answer.lower()
+
+
 def test_a_client_that_goes_away_is_no_trouble(server: Server, red: bytes) -> None:
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
@@ -194,6 +211,7 @@ def test_clients_that_do_not_say_what_they_want_do_not_keep_others_out(server: S
         for one in raw[::2]:  # the others say nothing at all
             one.sendall(head)
         assert server.ask("/health").status == 503
+        assert server.ask("/label", b"x" * 5_000_000).json == {"error": "too many connections"}
         assert {one.recv(1) for one in raw} == {b""}, "the server hangs up"
         assert server.ask("/label", red).status == 200
 
@@ -290,7 +308,24 @@ def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None
         assert len(workers) == 2
         server.process.send_signal(number)
         server.process.wait(20)
+        assert number == signal.SIGTERM or server.process.returncode == 0
         wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+@pytest.mark.parametrize(
+    ("provider", "cpus", "workers"),
+    [
+        ("CPUExecutionProvider", 16, 16),
+        ("CUDAExecutionProvider", 16, 4),
+        ("TensorrtExecutionProvider", 2, 2),
+        ("NVIDIA L4", 16, 4),  # a TensorRT engine's
+    ],
+)
+def test_a_gpu_does_not_get_an_engine_for_every_cpu(
+    monkeypatch: pytest.MonkeyPatch, provider: str, cpus: int, workers: int
+) -> None:
+    monkeypatch.setattr(http_server, "usable_cpus", lambda: cpus)
+    assert default_workers(provider) == workers
 
 
 def test_mistakes_give_one_line(engine: Path) -> None:
@@ -301,6 +336,11 @@ def test_mistakes_give_one_line(engine: Path) -> None:
     assert (
         result.stderr
         == f"error: cannot listen on 127.0.0.1:{port}: Address already in use (choose another --host or --port)\n"
+    )
+    result = subprocess.run([*SERVE, "--engine", str(engine), "--host", "no host"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"error: cannot listen on no host:8000: [^()]+ \(choose another --host or --port\)\n", result.stderr
     )
     result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
     assert result.returncode == 1

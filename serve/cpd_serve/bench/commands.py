@@ -48,6 +48,8 @@ def run_check(
     """
     if limit is not None or not gates:
         gates = (Gate("latency", DEFAULT_LIMIT_FRACTION if limit is None else limit), *gates)
+    if commit is not None and history is None:
+        raise click.UsageError("--commit would do nothing without --history")
     plan = Plan(tuple(dict.fromkeys(gates)), percentile, error_rate, max_s, seed)
     new = engine_of(engine, **how)
     if baseline.suffix == ".json":
@@ -104,6 +106,8 @@ def engine_of(path: Path, start: str, video: Path | None, batch: int, threads: i
         raise click.UsageError("--from clip needs a clip: --video FILE")
     if start == "clip" and batch != 1:
         raise click.UsageError("--from clip labels one clip in a call, so --batch does not go with it")
+    if start == "frames" and video is not None:
+        raise click.UsageError("--video would do nothing without --from clip")
     return Engine(path, provider, threads, batch, video if start == "clip" else None)
 
 

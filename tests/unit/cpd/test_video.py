@@ -45,7 +45,10 @@ def outcome(path: Path) -> str:
     return ""
 
 
-def test_a_codec_that_nvdec_does_not_read_is_an_error_and_not_decoded_elsewhere(write_video: WriteVideo) -> None:
+def test_a_codec_that_nvdec_does_not_read_is_an_error_and_not_decoded_elsewhere(
+    write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "enter_primary_context", lambda: None)
     path = write_video(ramp(3), "ffv1", "lossless.mkv")
     with pytest.raises(VideoError, match="with NVDEC: it reads none of its streams"), open_file(path, "nvdec"):
         pass
@@ -361,7 +364,7 @@ def test_a_folder_of_images_is_a_video(write_video: WriteVideo, tmp_path: Path) 
         ("empty.mp4", b"", "is empty"),
         ("text.avi", b"not a video at all", "cannot be opened as a video"),
         ("bytes.mp4", bytes(range(256)) * 80, "cannot be opened as a video"),
-        ("folder", "folder", "is a folder without numbered .jpg images"),
+        ("folder", "folder", "is a folder without videos or numbered .jpg images"),
     ],
 )
 @pytest.mark.parametrize("read", [video.probe, lambda path: video.read_clip(path, SPEC)], ids=["probe", "read_clip"])
@@ -376,6 +379,13 @@ def test_what_is_no_video_gives_one_clear_line(
     with pytest.raises(VideoError, match=f"{name}: {message}") as raised:
         read(path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_folder_of_videos_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/a.mp4").touch()
+    with pytest.raises(VideoError, match="is a folder of videos, not a video"):
+        video.probe(tmp_path)
 
 
 def test_a_frame_beyond_the_end_is_named(write_video: WriteVideo) -> None:

@@ -55,7 +55,10 @@ class Cuda(ModuleType):
     def __init__(self) -> None:
         super().__init__("cuda.bindings.runtime")
         self.memory: dict[int, ctypes.Array] = {}
+        self.streams = 0
         self.fail: dict[str, Error] = {}
+        self.spared: dict[str, int] = {}
+        """Calls that still succeed before they fail."""
         self.waiting: list = []
         self.capture: list | None = None
         self.graphs: list[list] = []
@@ -64,16 +67,19 @@ class Cuda(ModuleType):
     def _does(self, work) -> None:
         (self.waiting if self.capture is None else self.capture).append(work)
 
-    def _alloc(self, size: int):
+    def _alloc(self, name: str, size: int):
+        if name in self.fail and not self.spared.get(name):
+            return self.fail[name], None
+        self.spared[name] = self.spared.get(name, 0) - 1
         block = (ctypes.c_uint8 * size)()
         self.memory[ctypes.addressof(block)] = block
         return Error.cudaSuccess, ctypes.addressof(block)
 
     def cudaMalloc(self, size):  # noqa: N802
-        return (self.fail["cudaMalloc"], None) if "cudaMalloc" in self.fail else self._alloc(size)
+        return self._alloc("cudaMalloc", size)
 
     def cudaMallocHost(self, size):  # noqa: N802
-        return self._alloc(size)
+        return self._alloc("cudaMallocHost", size)
 
     def cudaFree(self, ptr):  # noqa: N802
         del self.memory[ptr]
@@ -91,9 +97,12 @@ class Cuda(ModuleType):
         return Error.cudaSuccess, error.name.encode()
 
     def cudaStreamCreateWithFlags(self, flags):  # noqa: N802
+        self.streams += 1
         return Error.cudaSuccess, 7
 
     def cudaStreamDestroy(self, stream):  # noqa: N802
+        assert stream == 7
+        self.streams -= 1
         return (Error.cudaSuccess,)
 
     def cudaMemcpyAsync(self, dst, src, count, kind, stream):  # noqa: N802
@@ -165,6 +174,16 @@ def test_values_reach_the_device_and_come_back(cuda: Cuda) -> None:
     assert made.get((1, 1)).tobytes() == bytes([0, 1, 2, 3])
     made.close()
     assert not cuda.memory
+    assert cuda.streams == 0
+
+
+@pytest.mark.parametrize("spared", [0, 1])
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost"])
+def test_too_little_memory_half_way_leaves_nothing_behind(cuda: Cuda, function: str, spared: int) -> None:
+    cuda.fail[function], cuda.spared[function] = Error.cudaErrorMemoryAllocation, spared
+    with pytest.raises(EngineError, match=f"{function}: cudaErrorMemoryAllocation"):
+        buffers(cuda)
+    assert (cuda.memory, cuda.streams) == ({}, 0)
 
 
 def test_a_graph_reads_what_was_put_since_it_was_captured(cuda: Cuda) -> None:
@@ -306,6 +325,16 @@ def test_any_other_refusal_is_an_error(cuda: Cuda, colour_model: Path, monkeypat
         open_runner(colour_model, "cuda")
 
 
+def test_a_graph_that_is_not_what_its_manifest_says_leaves_nothing_on_the_gpu(
+    cuda: Cuda, write_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "two.onnx", labels=("red", "blue"))  # its graph has three
+    providers_asked(monkeypatch, "CUDAExecutionProvider")
+    with pytest.raises(EngineError, match="logits"):
+        open_runner(model, "cuda")
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+
+
 def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches(
     cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +410,7 @@ def trt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     module.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)})
     module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
+    module.built = engine
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     return module
 
@@ -430,6 +460,46 @@ def test_an_engine_that_cannot_be_captured_runs_without_and_says_so(cuda, trt, e
         runner = open_runner(engine)
     np.testing.assert_array_equal(runner.predict(frames_of(5)), sums(frames_of(5)))
     assert cuda.launched == []
+
+
+def test_an_engine_that_fails_half_way_leaves_nothing_on_the_gpu(
+    cuda, trt, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "execute_async_v3", lambda self, stream: self.shapes[-1][0] == 1)  # the second fails
+    with pytest.raises(EngineError, match="failed on NVIDIA X"):
+        open_runner(engine)
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+    assert cuda.graphs == [[]], "the first batch's is freed"
+
+
+def test_an_engine_without_memory_for_a_context_is_one_error(cuda, trt, engine: Path) -> None:
+    trt.built.create_execution_context = lambda: None
+    with pytest.raises(EngineError, match="cannot be run on NVIDIA X") as raised:
+        open_runner(engine)
+    assert "free memory" in raised.value.remedy
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+
+
+def test_an_engine_is_read_once_and_proven_before_it_is_deserialised(
+    cuda, trt, engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+    monkeypatch.setattr(trt, "Runtime", lambda log: SimpleNamespace(deserialize_cuda_engine=loads.append))
+    real, reads = Path.read_bytes, []
+
+    def swapped_after_reading(path: Path) -> bytes:
+        reads.append(path)
+        data = real(path)
+        path.write_bytes(b"another")
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", swapped_after_reading)
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        open_runner(engine)
+    assert (loads, reads) == ([b"engine"], [engine]), "what was proven is what is loaded"
+    with pytest.raises(EngineError, match="SHA-256 differs"):
+        open_runner(engine)
+    assert loads == [b"engine"]
 
 
 def test_tensorrt_for_rtx_captures_by_itself(cuda, trt, engine: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_refusal_names_the_way_out(stale: Path) -> None:
 def test_an_engine_is_built_anew_and_then_fits_its_manifest(stale: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="no TensorRT that builds without a GPU")
     info = rebuild(stale)
-    manifest, read = read_engine_manifest(stale)
+    manifest, read = read_engine_manifest(stale, stale.read_bytes())
     assert read == info
     assert (info.flavour, info.onnx, manifest.labels) == ("tensorrt_rtx", "colours.onnx", ("red", "green", "blue"))
 

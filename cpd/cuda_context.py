@@ -1,0 +1,40 @@
+"""The primary CUDA context of the first GPU, which engines run in, for a decoder to share.
+
+FFmpeg would make a context for every video that is opened: hundreds of MB, and longer than a short clip takes. Its
+option ``primary_ctx`` is no help: it refuses a primary context that a runtime has made already, whose flags are not its
+own. So the context is made the thread's current one, which ``current_ctx`` takes as it is, and does not destroy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+DRIVER_LIBRARY = "libcuda.so.1"
+
+
+def enter_primary_context() -> None:
+    """Makes it the calling thread's. It stays for as long as the process, which must not fork after.
+
+    Raises:
+        OSError: there is no driver, or it refuses.
+    """
+    driver, context = _retained()
+    _call(driver, "cuCtxSetCurrent", context)
+
+
+@lru_cache(maxsize=1)
+def _retained() -> tuple[Any, ctypes.c_void_p]:
+    driver = ctypes.CDLL(DRIVER_LIBRARY)
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    _call(driver, "cuInit", 0)
+    _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
+    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    return driver, context
+
+
+def _call(driver: Any, function: str, *arguments: Any) -> None:
+    error = getattr(driver, function)(*arguments)
+    if error:
+        raise OSError(f"{function}: CUDA error {error}, see nvidia-smi")
