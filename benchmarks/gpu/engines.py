@@ -23,7 +23,7 @@ ENGINE_S = 60.0
 """For one runtime and precision: to build, load and time it."""
 LEAST_S = 5.0
 """None is begun with less."""
-WARM_S, TIMING_S = 1.0, 10.0
+WARM_S, TIMING_S = 0.5, 4.0
 """A GPU that was idle needs a while to reach its clock; and slow engines get fewer rounds, at least one."""
 ROUNDS, CALLS = 25, 4
 """Batch sizes take turns, in random order."""

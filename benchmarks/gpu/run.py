@@ -23,8 +23,12 @@ from rows import ROLES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PARTS = {"tests": 50, "models": 80, "steps": 35, "decode": 70, "training": 85, **dict.fromkeys(ROLES, 430)}
+PARTS = {"tests": 50, "models": 80, "steps": 35, "decode": 70, "training": 85, **dict.fromkeys(ROLES, 150)}
 """Part -> its time limit in seconds, in the order they run. A role's engines are built and timed one by one."""
+ALL_S = 470.0
+"""For all parts together, most of which take less than they may: what it cuts off is the teacher's last engines."""
+QUICK_S = 600.0
+"""For a part that is only tried: nothing is measured, and the CPU may be slow."""
 LEAST_S = 5.0
 """A part is not begun with less."""
 CLOSING_S = 4.0
@@ -67,7 +71,8 @@ def measured(device: str, quick: bool, parts: tuple[str, ...]) -> Row:
     with tempfile.TemporaryDirectory(prefix="cpd-gpu-") as folder:
         options = ["--device", device, "--folder", folder, *(["--quick"] if quick else [])]
         for part in parts:
-            found = run_part(part, [sys.executable, str(HERE / "part.py"), part, *options], PARTS[part])
+            limit_s = QUICK_S if quick else min(PARTS[part], began + ALL_S - time.monotonic())
+            found = run_part(part, [sys.executable, str(HERE / "part.py"), part, *options], limit_s)
             click.echo(f"{part}: {sum('values' in row for row in found)} of {len(found)} rows", err=True)
             rows += found
     return {
@@ -88,7 +93,7 @@ def run_part(part: str, command: list[str], limit_s: float) -> list[Row]:
     """
     deadline = time.monotonic() + limit_s
     lines: list[str] = []
-    why = f"not reached within {limit_s:.0f} s"
+    why = f"not reached within {limit_s:.0f} s" if limit_s >= LEAST_S else "no time was left"
     while (left_s := deadline - time.monotonic()) >= LEAST_S:
         told = [row["name"] for row in completed(part, lines, "") if row.get("not_run") != ""]
         skip = [argument for name in told for argument in ("--skip", name)]
