@@ -80,7 +80,7 @@ def label_command(
     refuse_idle(ctx, *(("with --stream", *OF_VIDEOS) if stream else ("without --stream", *OF_STREAMS)))
     if part_s is not None:
         refuse_idle(ctx, "with --timeline", "views")
-    check_engine(ctx, engine)
+    check_engine(engine, provider)
     check_sources(sources, stream)
     try:
         if stream:

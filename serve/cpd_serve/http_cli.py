@@ -28,9 +28,8 @@ from cpd_serve.options import POSITIVE, check_engine, printable
               type=POSITIVE, metavar="SECONDS", help="Time to label a clip in.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
 @click.version_option(package_name="cpd", prog_name="cpd-serve")
-@click.pass_context
 def http(
-    ctx: click.Context, engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
+    engine: str, host: str, port: int, workers: int | None, provider: str | None, rebuild: bool,
     max_upload_mb: float, duration_s: float, label_s: float, waiting: int,
 ) -> None:  # fmt: skip
     """Label the clips that are posted to an HTTP port.
@@ -39,7 +38,7 @@ def http(
     cpd-serve http --engine student.onnx
     curl --data-binary @clip.mp4 http://127.0.0.1:8000/label
     """
-    check_engine(ctx, engine)
+    check_engine(engine, provider)
     try:
         from cpd_serve.http_server import Limits, serve
     except ModuleNotFoundError as error:

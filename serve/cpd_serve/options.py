@@ -48,17 +48,15 @@ def refuse_idle(ctx: click.Context, where: str, *names: str) -> None:
         raise click.UsageError(f"{', '.join(given)} would do nothing {where}")
 
 
-def check_engine(ctx: click.Context, engine: str) -> None:
+def check_engine(engine: str, provider: str | None) -> None:
     """
     Raises:
-        click.UsageError: an empty name, as an unset variable leaves it, or --rebuild of what is built for no machine.
+        click.UsageError: an empty name, as an unset variable leaves it.
     """
     if not engine:
         raise click.UsageError("--engine is empty")
-    if ctx.params["provider"] == "":
+    if provider == "":
         raise click.UsageError("--provider is empty")
-    if not engine.endswith(".trt"):
-        refuse_idle(ctx, "with a file that is no .trt engine", "rebuild")
 
 
 def check_sources(sources: tuple[str, ...], stream: bool) -> None:

@@ -123,11 +123,6 @@ def test_explain_says_where_the_time_went(colour_model: Path, red: Path) -> None
         (["--engine", "colours.onnx", "rtsp://camera/1"], 2, "the address of a stream needs --stream"),
         (["--engine", "colours.onnx", "a" * 300], 1, "File name too long"),
         (["--engine", "a" * 300 + ".onnx", "--video", "x.mp4"], 1, "no such file"),
-        (
-            ["--engine", "colours.onnx", "--video", "x.mp4", "--rebuild"],
-            2,
-            "--rebuild would do nothing with a file that",
-        ),
         (["--engine", "colours.onnx", "x.mp4", "--timeline", "1", "--views", "1"], 2, "--views would do nothing with"),
     ],
 )
