@@ -33,7 +33,7 @@ def open_engine(
         mismatch = f"{path}: no such file"
     except EngineMismatchError as error:
         mismatch = error.args[0]
-    from cpd_serve.tensorrt_runner import check_driver
+    from cpd_serve.runtimes.tensorrt import check_driver
 
     check_driver(path, f"{path.with_suffix('.onnx')} may run here")  # or the time to build it would be lost
     click.echo(f"{mismatch}; building it anew", err=True)

@@ -87,14 +87,14 @@ def check_frames(frames: Frames, manifest: Manifest) -> None:
 
 
 def _load_onnx(path: Path, provider: str | None, threads: int | None) -> Runner:
-    from cpd_serve.onnx_runner import load
+    from cpd_serve.runtimes.onnx import load
 
     return load(path, provider, threads)
 
 
 def _load_engine(path: Path, provider: str | None, threads: int | None) -> Runner:
     del threads  # an engine's work is on the GPU
-    from cpd_serve.tensorrt_runner import TensorRtRunner
+    from cpd_serve.runtimes.tensorrt import TensorRtRunner
 
     if provider is not None:
         raise EngineError(f"{path}: an engine has no choice of provider", "leave --provider out")

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from cpd_serve import http_server
-from cpd_serve.http_server import CONNECTIONS, default_workers
+from cpd_serve.http import server as http_server
+from cpd_serve.http.server import CONNECTIONS, default_workers
 
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]

@@ -21,7 +21,7 @@ HIDDEN = {
     "cpd_export": ["nvidia", "starlette", *TENSORRT],
 }  # fmt: skip
 """What is hidden while every module of a package is imported: it may be needed in a function, not to import."""
-ADAPTERS = ["cpd_serve.cuda_buffers"]
+ADAPTERS = ["cpd_serve.runtimes.cuda_buffers"]
 """What is hidden from the others belongs in here; imported in functions alone."""
 
 IMPORT_ALL = """

@@ -9,10 +9,10 @@ import pytest
 
 from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import engine_manifest_path
-from cpd_serve import tensorrt_runner
 from cpd_serve.rebuilding import open_engine, rebuild
 from cpd_serve.runner import open_runner
-from cpd_serve.tensorrt_runner import read_engine_manifest
+from cpd_serve.runtimes import tensorrt as tensorrt_runner
+from cpd_serve.runtimes.tensorrt import read_engine_manifest
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from cpd.errors import EngineError
 from cpd.manifest import METADATA_KEY, Manifest
 from cpd.onnx_file import graph_sha256
 from cpd.threads import usable_cpus
-from cpd_serve import onnx_runner
 from cpd_serve.runner import open_runner
+from cpd_serve.runtimes import onnx as onnx_runner
 
 WriteModel = Callable[..., Path]
 

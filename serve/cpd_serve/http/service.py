@@ -3,7 +3,7 @@
     curl --data-binary @clip.mp4 http://127.0.0.1:8000/label
 
 Everything a client sends is bounded: size, duration, time to send it, time to label it, and how many wait. What is in
-the clip is seen by a worker process alone (``cpd_serve.worker_pool``).
+the clip is seen by a worker process alone (``cpd_serve.http.pool``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cpd.errors import reason_of
-from cpd_serve.http_lingering import Lingering
-from cpd_serve.worker_pool import PoolBusyError, WorkerLostError, WorkerPool
+from cpd_serve.http.lingering import Lingering
+from cpd_serve.http.pool import PoolBusyError, WorkerLostError, WorkerPool
 
 MAX_VIEWS = 32
 LINGER_TIMES = 4
@@ -144,7 +144,7 @@ class Service:
 
     async def page(self, _: Request) -> Response:
         """A page to drop a clip on."""
-        text = resources.files("cpd_serve").joinpath("page.html").read_text(encoding="utf-8")
+        text = resources.files("cpd_serve.http").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers=SECURITY)
 
     async def _receive(self, request: Request, file: IO[bytes]) -> None:

@@ -40,7 +40,7 @@ def http(
     """
     check_engine(engine, provider)
     try:
-        from cpd_serve.http_server import Limits, serve
+        from cpd_serve.http.server import Limits, serve
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed ({install('http')})")
     limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)

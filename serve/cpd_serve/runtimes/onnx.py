@@ -41,7 +41,7 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
     data = read_onnx(path)
     manifest = manifest_of(data, str(path))
     if provider in ON_CUDA and not manifest.streaming:
-        from cpd_serve.cuda_onnx import load_on_device
+        from cpd_serve.runtimes.onnx_cuda import load_on_device
 
         return load_on_device(path, data, manifest, provider, threads)
     threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))

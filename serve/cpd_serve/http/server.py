@@ -15,8 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
 from cpd_serve.forked import CPU
-from cpd_serve.http_lingering import Lingering
-from cpd_serve.http_service import Limits, Service
+from cpd_serve.http.lingering import Lingering
+from cpd_serve.http.service import Limits, Service
 from cpd_serve.rebuilding import open_engine
 
 CONNECTIONS = 256

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from cpd_serve.http_lingering import Lingering
+from cpd_serve.http.lingering import Lingering
 
 ANSWER = PlainTextResponse("no", 413)
 REST: Message = {"type": "http.request", "body": b"x" * 10, "more_body": True}

@@ -24,9 +24,10 @@ from cpd.clip import ClipSpec
 from cpd.errors import EngineError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of
-from cpd_serve import onnx_runner, tensorrt_runner
-from cpd_serve.onnx_runner import FP32
 from cpd_serve.runner import open_runner
+from cpd_serve.runtimes import onnx as onnx_runner
+from cpd_serve.runtimes import tensorrt as tensorrt_runner
+from cpd_serve.runtimes.onnx import FP32
 
 CLIP = ClipSpec(frames=2, resize=5, crop=(3, 5))
 
@@ -152,17 +153,17 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     for module in (package, bindings, runtime):
         module.__spec__ = ModuleSpec(module.__name__, None)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name in ("cpd_serve.cuda_buffers", "cpd_serve.cuda_onnx"):
+    for name in ("cpd_serve.runtimes.cuda_buffers", "cpd_serve.runtimes.onnx_cuda"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for module in (tensorrt_runner, onnx_runner):
         monkeypatch.setattr(module, "driver_present", lambda: True)
     yield runtime
-    for name in ("cpd_serve.cuda_buffers", "cpd_serve.cuda_onnx"):
+    for name in ("cpd_serve.runtimes.cuda_buffers", "cpd_serve.runtimes.onnx_cuda"):
         sys.modules.pop(name, None)
 
 
 def buffers(cuda: Cuda, input_bytes: int = 8, output_bytes: int = 8):
-    return importlib.import_module("cpd_serve.cuda_buffers").CudaBuffers(input_bytes, output_bytes)
+    return importlib.import_module("cpd_serve.runtimes.cuda_buffers").CudaBuffers(input_bytes, output_bytes)
 
 
 def test_values_reach_the_device_and_come_back(cuda: Cuda) -> None:
@@ -225,7 +226,7 @@ def test_what_cannot_be_captured_leaves_the_stream_usable(cuda: Cuda) -> None:
 )
 def test_too_little_memory_and_too_old_a_driver_say_what_to_do(cuda: Cuda, function, error, remedy) -> None:
     cuda.fail[function] = error
-    module = importlib.import_module("cpd_serve.cuda_buffers")
+    module = importlib.import_module("cpd_serve.runtimes.cuda_buffers")
 
     def begin() -> None:
         module.first_device()
@@ -255,7 +256,7 @@ def test_what_is_called_is_what_cuda_python_has() -> None:
 @pytest.fixture
 def on_host(cuda: Cuda, colour_model: Path):
     """The real graph between the imitated buffers, which onnxruntime is told to be memory of the CPU."""
-    module = importlib.import_module("cpd_serve.cuda_onnx")
+    module = importlib.import_module("cpd_serve.runtimes.onnx_cuda")
     data = colour_model.read_bytes()
     manifest = manifest_of(data, "it")
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

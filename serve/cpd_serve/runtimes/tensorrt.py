@@ -41,7 +41,7 @@ class TensorRtRunner:
         check_driver(path, onnx_remedy(path, info))
         self.runtime = installed_flavour(path, info)
         check_cuda_python(path)
-        from cpd_serve.cuda_buffers import CudaBuffers, destroy, first_device
+        from cpd_serve.runtimes.cuda_buffers import CudaBuffers, destroy, first_device
 
         device = first_device()
         check_gpu(path, info, device.name, device.capability)

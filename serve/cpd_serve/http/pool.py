@@ -42,7 +42,7 @@ class WorkerPool:
             timeout_s: a clip that takes longer is given up, and its process killed.
             on_restart: called whenever a process is replaced.
         """
-        self._command = [sys.executable, "-m", "cpd_serve.worker", engine, *([provider] if provider else [])]
+        self._command = [sys.executable, "-m", "cpd_serve.http.worker", engine, *([provider] if provider else [])]
         self._workers, self._may_wait, self._timeout_s, self._on_restart = workers, waiting, timeout_s, on_restart
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
         self._alive: set[Process] = set()
@@ -80,7 +80,7 @@ class WorkerPool:
         return len(self._alive) - self._idle.qsize()
 
     async def label(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Sends one request of ``cpd_serve.worker`` to the next free process.
+        """Sends one request of ``cpd_serve.http.worker`` to the next free process.
 
         Raises:
             PoolBusyError: too many wait already.

@@ -20,11 +20,11 @@ import onnxruntime
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
 from cpd_serve.cuda_driver import check_cuda_python
-from cpd_serve.onnx_runner import FP32, SHORT_NAMES, OnnxRunner, open_session, reason
 from cpd_serve.runner import Frames, Logits, check_frames
+from cpd_serve.runtimes.onnx import FP32, SHORT_NAMES, OnnxRunner, open_session, reason
 
 if TYPE_CHECKING:
-    from cpd_serve.cuda_buffers import CudaBuffers
+    from cpd_serve.runtimes.cuda_buffers import CudaBuffers
 
 BATCH_MAX = 16
 """Clips that go to the GPU at once; more go one batch after the other."""
@@ -42,7 +42,7 @@ def load_on_device(path: Path, data: bytes, manifest: Manifest, provider: str, t
         threads: for what runs on the CPU.
     """
     check_cuda_python(path)
-    from cpd_serve.cuda_buffers import CudaBuffers, first_device
+    from cpd_serve.runtimes.cuda_buffers import CudaBuffers, first_device
 
     first_device()
     session = _session(path, data, manifest, provider, threads)

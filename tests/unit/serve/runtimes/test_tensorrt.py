@@ -12,8 +12,8 @@ import pytest
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
-from cpd_serve import tensorrt_runner
 from cpd_serve.runner import open_runner
+from cpd_serve.runtimes import tensorrt as tensorrt_runner
 
 
 def info(flavour: str = "tensorrt_rtx", version: str = "1.7.1.116", **options: object) -> EngineInfo:

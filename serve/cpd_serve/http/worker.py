@@ -1,4 +1,4 @@
-"""A process that labels the clips it is told of, one a line: ``python -m cpd_serve.worker ENGINE``.
+"""A process that labels the clips it is told of, one a line: ``python -m cpd_serve.http.worker ENGINE``.
 
 The HTTP service decodes nothing itself. A clip that crashes or hangs a decoder takes this process with it, and the
 service starts another.
