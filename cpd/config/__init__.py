@@ -73,6 +73,12 @@ class Pipeline(Section):
                 ("distill.spectrum.dc", "distill.spectrum.weight", "clip.frames"),
                 "distill.spectrum.dc: false leaves nothing of a clip of one frame",
             )
+        if self.data.rendered is not None and self.augment.flip and not self.augment.flip_labels:
+            yield (
+                ("augment.flip", "augment.flip_labels", "data.rendered"),
+                "augment.flip: a rendered clip that drifts left drifts right when mirrored: name its classes in "
+                "augment.flip_labels, or leave flip out",
+            )
         if self.student.checkpoint is not None and start in ("teacher", "energy"):
             yield (
                 ("distill.parameters.start", "student.checkpoint"),

@@ -389,3 +389,10 @@ def test_a_start_that_undoes_a_checkpoint_is_refused(write):
 def test_settings_that_contradict_each_other_are_refused(write, clip, student, message):
     path = write(f"name: demo\ndata: {{rendered: {{}}}}\nclip: {clip}\nteacher: {{}}\nstudent: {student}\n")
     assert any(message in problem for problem in problems(path))
+
+
+def test_mirroring_rendered_clips_needs_to_know_their_classes(write):
+    (found,) = problems(write("augment: {flip: true}\n" + MINIMAL))
+    assert found.startswith("pipeline.yaml:1: augment.flip: a rendered clip that drifts left drifts right")
+    pairs = "{drift_left: drift_right, drift_right: drift_left}"
+    assert load_config(write(f"augment: {{flip: true, flip_labels: {pairs}}}\n" + MINIMAL)).augment.flip
