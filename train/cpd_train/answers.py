@@ -41,12 +41,16 @@ class Memory:
     """Answers to single views, as many as there is room for.
 
     Args:
-        room_bytes: memory for answers; what goes beyond is forgotten.
+        room_bytes: memory for answers; from the first that goes beyond it on, they are forgotten.
     """
 
     def __init__(self, room_bytes: int) -> None:
         self._room_bytes = room_bytes
         self._kept: dict[tuple[int, ...], list[Tensor]] = {}
+
+    @property
+    def has_room(self) -> bool:
+        return self._room_bytes > 0
 
     def get(self, view: tuple[int, int], channels: tuple[int, ...]) -> list[Tensor] | None:
         """The parts of an answer with so many channels of each stage's features, if they are kept."""
@@ -57,9 +61,11 @@ class Memory:
         split = len(parts) - len(channels)
         for key, some in ((view, parts[:split]), (view + channels, parts[split:])):
             size_bytes = sum(part.numel() * part.element_size() for part in some)
-            if some and key not in self._kept and size_bytes <= self._room_bytes:
-                self._room_bytes -= size_bytes
-                self._kept[key] = some
+            if some and key not in self._kept:
+                fits = size_bytes <= self._room_bytes
+                self._room_bytes = self._room_bytes - size_bytes if fits else 0
+                if fits:
+                    self._kept[key] = some
 
 
 class Teacher:
@@ -91,11 +97,15 @@ class Teacher:
         """The answer to each clip of a batch, in its order."""
         known = [self.memory.get(view, self.channels) for view in batch.views]
         new = [index for index, parts in enumerate(known) if parts is None]
+        all_new = len(new) == len(known)
         if new:
-            answer = _on_host(self._ask(batch.frames if len(new) == len(known) else batch.frames[new]))
-            for index, row in zip(new, zip(*answer, strict=True), strict=True):
-                parts = known[index] = [part.clone() for part in row]  # or one kept clip would keep its whole batch
-                self.memory.put(batch.views[index], self.channels, parts)
+            answer = self._ask(batch.frames if all_new else batch.frames[new])
+            if self.memory.has_room or not all_new:
+                for index, row in zip(new, zip(*_on_host(answer), strict=True), strict=True):
+                    parts = known[index] = [part.clone() for part in row]  # or one clip would keep its whole batch
+                    self.memory.put(batch.views[index], self.channels, parts)
+            if all_new:
+                return answer
         device = batch.frames.device
         frame_logits, embedding, *features = (
             torch.stack(parts).to(device).float() for parts in zip(*known, strict=True)
@@ -112,7 +122,8 @@ class Teacher:
         embedding = features.stages[-1].float().mean((1, 3, 4))
         for stage, grid, channels in zip(features.stages, self.grids, self.channels, strict=False):
             chosen = evenly_chosen(stage, torch.Size((*stage.shape[:2], channels, *stage.shape[3:]))).float()
-            asked.append(chosen if channels == stage.shape[2] else pool_to(chosen, half(grid)))
+            small = chosen if channels == stage.shape[2] else pool_to(chosen, half(grid))
+            asked.append(small.to(torch.float16).float())  # as if it had been kept
         return Answer(features.frame_logits.float(), embedding, maps, asked)
 
 

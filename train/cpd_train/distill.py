@@ -95,7 +95,8 @@ class Collaboration(Step):
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
         self._now = self.weights
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
-        memory = memory or Memory(int(distill.cache_gb * 1e9))
+        # views that are drawn anew never come again
+        memory = memory or Memory(int(distill.cache_gb * 1e9) if distill.views else 0)
         self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
