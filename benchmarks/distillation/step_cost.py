@@ -24,7 +24,7 @@ from cpd_train.distill import Collaboration
 from cpd_train.loader import Batch
 from cpd_train.models import ModelSpec, build_model
 
-CLIP = ClipSpec(frames=8, resize=(48, 96), crop=(40, 80), normalise="clip")
+CLIP = ClipSpec(frames=8, resize=(19, 38), crop=(16, 32), normalise="clip", colour="motion")
 LABELS, BATCH, CPU = 10, 32, torch.device("cpu")
 COMPARED = ("ce", "kd", "fitnet", "attention", "method without collaboration", "method")
 
@@ -59,7 +59,7 @@ def main(rounds: int, precision: str) -> None:
 def step_of(name: str, kept: bool, batch: Batch, precision: str) -> Callable[[], None]:
     """One optimiser step with the loss of a method. A CE step does not need the teacher, so it is never asked."""
     teacher = on_device(build_model(ModelSpec("tsm-tiny", width=32, blocks=2), LABELS, CLIP), CPU)
-    student = on_device(build_model(ModelSpec("tsm-tiny", width=8, blocks=1), LABELS, CLIP), CPU)
+    student = on_device(build_model(ModelSpec("tsm-tiny", width=4, blocks=1), LABELS, CLIP), CPU)
     method = METHODS[name]
     weight = METHODS[method.weight_of or name].weights[0]
     settings = Distill.model_validate(method.section(weight) | {"cache_gb": 1.0 if kept else 0.0})
