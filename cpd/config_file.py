@@ -47,8 +47,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
         config = Pipeline.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
         document.problems += _problems(error, document)
-    if document.problems:
-        raise ConfigError(sorted(document.problems, key=_file_first))
+    problems = [*document.problems, *document.unread.values()]
+    if problems:
+        raise ConfigError(sorted(problems, key=_file_first))
     return config
 
 
@@ -69,14 +70,16 @@ def _resolve_paths(document: Document) -> None:
         if not isinstance(values, dict) or not isinstance(values.get(key), str):
             continue
         try:
-            named = _path(values[key])
-            beside = document.path.parent / named
-            is_beside = beside.exists() and not document.is_override(place)
+            chosen = _path(values[key])
+            beside = document.path.parent / chosen
+            if section and not document.is_override(place) and beside.exists():
+                chosen = beside
+            chosen.exists()  # raises for a name that no file can have
         except (ValueError, OSError) as error:
             reason = reason_of(error) if isinstance(error, OSError) else str(error)
             document.leave_out(place, f"{document.origin(place)}: {dotted(place)}: {reason}, got {_shown(values[key])}")
             continue
-        values[key] = os.path.normpath((beside if is_beside else named).absolute()) if section else str(named)
+        values[key] = os.path.normpath(chosen.absolute()) if section else str(chosen)
 
 
 def _path(text: str) -> Path:
@@ -95,7 +98,8 @@ def _problems(error: ValidationError, document: Document) -> list[str]:
         place = _place(detail["loc"], document.value, missing=detail["type"] == "missing")
         if detail["type"] != "value_error" or not isinstance(_value_at(place, document.value), dict):
             by_place.setdefault(place, []).append((detail["loc"], detail))
-    wrong = {*by_place, *document.unread}
+    unknown = [place for place, found in by_place.items() if found[0][1]["type"] == "extra_forbidden"]
+    wrong = {*by_place, *document.unread, *filter(None, map(_close_key, unknown))}
     lines = _broken_rules(_right_part(Pipeline, document.value, wrong), document, wrong)
     for place, found in by_place.items():
         if any(_overlap(place, unread) for unread in document.unread):
@@ -184,13 +188,21 @@ def _in_words(place: KeyPath, location: KeyPath, detail: Any, complaints: int, d
 
 def _meant(place: KeyPath) -> str:
     """What an unknown key may have been meant to be: a key of the same section, or one of another."""
-    *section, key = place
-    here = [known for *parent, known in _known_keys(Pipeline) if parent == section]
-    close = difflib.get_close_matches(str(key), here, 1)
-    elsewhere = [dotted(known) for known in _known_keys(Pipeline) if known[-1] == key]
+    close = _close_key(place)
+    elsewhere = [dotted(known) for known in _known_keys(Pipeline) if known[-1] == place[-1]]
     if close or elsewhere:
-        return f", did you mean {close[0] if close else _either(elsewhere)}?"
-    return f"; {dotted(tuple(section)) or 'pipeline.yaml'} has {', '.join(here)}"
+        return f", did you mean {close[-1] if close else _either(elsewhere)}?"
+    return f"; {dotted(place[:-1]) or 'pipeline.yaml'} has {', '.join(_keys_of(place[:-1]))}"
+
+
+def _close_key(place: KeyPath) -> KeyPath | None:
+    """The key of the same section that an unknown one may have been meant to be."""
+    close = difflib.get_close_matches(str(place[-1]), _keys_of(place[:-1]), 1)
+    return (*place[:-1], close[0]) if close else None
+
+
+def _keys_of(section: KeyPath) -> list[str]:
+    return [known[-1] for known in _known_keys(Pipeline) if known[:-1] == section]
 
 
 def _known_keys(section: type[Section], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

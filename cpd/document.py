@@ -32,8 +32,8 @@ class Document:
     value: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    unread: set[KeyPath] = field(default_factory=set)
-    """Places whose value could not be taken in; ``problems`` say why."""
+    unread: dict[KeyPath, str] = field(default_factory=dict)
+    """Places whose value could not be taken in, and why."""
     taken: int = 0
     """How many values were taken in."""
 
@@ -72,6 +72,7 @@ class Document:
             self.problems.append(f"{origin}: the value is not valid YAML: {_yaml_reason(error)}")
             return
         self.origins = {known: where for known, where in self.origins.items() if known[: len(keys)] != keys}
+        self.unread = {known: why for known, why in self.unread.items() if known[: len(keys)] != keys}
         self.origins[keys] = origin
         section[keys[-1]] = None if node is None else self.take(node, keys, lambda _: origin)
 
@@ -120,8 +121,7 @@ class Document:
 
     def leave_out(self, keys: KeyPath, problem: str) -> None:
         """Notes that the value at ``keys`` cannot be used, so that nothing more is said of it."""
-        self.problems.append(problem)
-        self.unread.add(keys)
+        self.unread[keys] = problem
 
 
 class _Loader(yaml.SafeLoader):

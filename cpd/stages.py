@@ -79,7 +79,7 @@ def _rendered(config: Pipeline) -> list[str]:
     from cpd_train.motion import MOTIONS
     from cpd_train.sources import check_flip_labels
 
-    check_flip_labels(config.augment.flip_labels, MOTIONS)
+    check_flip_labels(config, MOTIONS)
     return [f"{split:<11}{getattr(config.data.rendered, split)} clips a class, to be rendered" for split in SPLITS]
 
 
@@ -93,7 +93,7 @@ def _counted(config: Pipeline) -> list[str]:
     for split in SPLITS:
         counts = Counter(clip.label for clip in clips if clip.split == split)
         lines.append(f"{split:<11}{counts.total()} clips of {len(counts)} classes: {_class_sizes(counts)}")
-    check_flip_labels(config.augment.flip_labels, {clip.label for clip in clips})
+    check_flip_labels(config, {clip.label for clip in clips})
     absent = [str(clip.path) for clip in clips if not os.path.exists(clip.path)]  # noqa: PTH110  # takes any name
     if absent:
         lines.append(f"{'missing':<11}{len(absent)} of {len(clips)} clips do not exist, such as {absent[0]}")

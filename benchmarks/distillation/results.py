@@ -62,6 +62,24 @@ def append(path: Path, result: Result) -> None:
         file.write(json.dumps(asdict(result)) + "\n")
 
 
+def together(results: Sequence[Result], more: Sequence[Result]) -> list[Result]:
+    """The results of two files.
+
+    Raises:
+        ValueError: the other has none, or they cannot stand in one table: the same seeds, or other test clips.
+    """
+    if not more:
+        raise ValueError("there are no results")
+    trained = {(one.method, one.weight, one.seed) for one in results if one.kind == "final"}
+    finals = [one for one in more if one.kind == "final"]
+    for one in finals:
+        if (one.method, one.weight, one.seed) in trained:
+            raise ValueError(f"{one.method} of seed {one.seed} is among the others already")
+    if len({one.test_clips for one in (*results, *more) if one.kind != "search"}) > 1:
+        raise ValueError("other clips were tested")
+    return [*results, *more]
+
+
 def latest(results: Iterable[Result]) -> list[Result]:
     """The finals of each method with the weight that it was trained with last, in their order."""
     finals = [result for result in results if result.kind == "final"]

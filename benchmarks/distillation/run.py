@@ -27,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 from methods import FORMS, METHODS
-from results import Result, append, best_weight, packed, read, search_table, table
+from results import Result, append, best_weight, packed, read, search_table, table, together
 
 from cpd.config import Distill, Pipeline
 from cpd.config_file import load_config
@@ -131,7 +131,12 @@ def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) ->
 def show(pipeline: Path, others: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
     runs = Runs(pipeline, overrides)
-    results = [result for name in (runs.config.name, *others) for result in read(recorded(name))]
+    results = read(runs.path)
+    for name in others:
+        try:
+            results = together(results, read(recorded(name)))
+        except ValueError as error:
+            raise click.ClickException(f"{recorded(name)}: {error}") from error
     click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL), runs.test_groups())}")
 
 

@@ -26,7 +26,7 @@ ROOT = HERE.parents[1]
 PARTS = {"tests": 50, "models": 80, "steps": 35, "decode": 70, "training": 85, **dict.fromkeys(ROLES, 150)}
 """Part -> its time limit in seconds, in the order they run. A role's engines are built and timed one by one."""
 ALL_S = 470.0
-"""For all parts together, most of which take less than they may: what it cuts off is the teacher's last engines."""
+"""For all parts together. Most take less than they may; if none did, nothing would be left for the teacher."""
 QUICK_S = 600.0
 """For a part that is only tried: nothing is measured, and the CPU may be slow."""
 LEAST_S = 5.0

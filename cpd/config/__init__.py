@@ -73,12 +73,6 @@ class Pipeline(Section):
                 ("distill.spectrum.dc", "distill.spectrum.weight", "clip.frames"),
                 "distill.spectrum.dc: false leaves nothing of a clip of one frame",
             )
-        if self.data.rendered is not None and self.augment.flip and not self.augment.flip_labels:
-            yield (
-                ("augment.flip", "augment.flip_labels", "data.rendered"),
-                "augment.flip: a rendered clip that drifts left drifts right when mirrored: name its classes in "
-                "augment.flip_labels, or leave flip out",
-            )
         if self.student.checkpoint is not None and start in ("teacher", "energy"):
             yield (
                 ("distill.parameters.start", "student.checkpoint"),
@@ -95,17 +89,14 @@ class Pipeline(Section):
             )
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             batch_gb = model.batch_size * self.clip.frames * self.clip.crop[0] * self.clip.crop[1] * 3 / 1e9
-            if model.batch_size * self.clip.frames == 1:
-                yield (
-                    (f"{role}.batch_size", "clip.frames"),
-                    f"{role}.batch_size must be 2 at least where clip.frames is 1: one picture has no variance",
-                )
             if batch_gb > MOST_BATCH_GB:
                 yield (
                     (f"{role}.batch_size", "clip.crop", "clip.frames"),
                     f"{role}.batch_size: {model.batch_size} clips of clip.frames and clip.crop take {batch_gb:.0f} GB, "
                     f"more than {MOST_BATCH_GB}",
                 )
+        if self.teacher.epochs == 0 and self.teacher.checkpoint is None:
+            yield ("teacher.epochs", "teacher.checkpoint"), "teacher: training for 0 epochs needs a checkpoint"
         if self.teacher.generations != 1 and self.teacher.epochs == 0:
             yield (
                 ("teacher.generations", "teacher.epochs"),

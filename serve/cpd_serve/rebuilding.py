@@ -53,7 +53,7 @@ def rebuild(path: Path) -> EngineInfo:
     except ModuleNotFoundError as error:
         raise EngineError(
             f"{path}: cannot be built anew: {error.name} is not installed",
-            f"{install('pipeline')}, or export it on another machine",
+            f"{install('cuda')}, or export it on another machine",
         ) from error
     info: EngineInfo = engine_file.rebuild(path)
     return info

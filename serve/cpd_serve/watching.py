@@ -25,6 +25,8 @@ from cpd_serve.sources import LOCAL, Back, Ended, Lost, Source, TimedFrame, is_l
 from cpd_serve.streaming import ByFrame, ByWindow, Labelled, Labeller
 
 TWIN = ".stream.onnx"
+MOST_STREAMS = 64
+"""At once: each has a decoder, a thread and some open files."""
 """How the export stage names the streaming graph beside ``student.onnx``."""
 
 
@@ -123,12 +125,21 @@ class Watched:
 
 
 def played(names: Sequence[str]) -> list[str]:
-    """The streams that are meant: of a folder or a glob the videos, at once; an address is taken as it is."""
-    return [
-        found
+    """The streams that are meant: of a folder or a glob the videos, at once; an address is taken as it is.
+
+    Raises:
+        CpdError: more than ``MOST_STREAMS``.
+    """
+    found = [
+        video
         for name in names
-        for found in ([name] if is_live(name) or name.startswith(LOCAL) else map(str, expand([name])))
+        for video in ([name] if is_live(name) or name.startswith(LOCAL) else map(str, expand([name])))
     ]
+    if len(found) > MOST_STREAMS:
+        raise CpdError(
+            f"{len(found)} streams at once are more than {MOST_STREAMS}", "name fewer, or label files without --stream"
+        )
+    return found
 
 
 def streaming_twin(path: Path) -> Path:

@@ -301,6 +301,14 @@ def test_the_videos_of_a_folder_or_a_glob_are_streams_side_by_side(
     }  # fmt: skip
 
 
+def test_more_streams_than_can_be_watched_are_refused_before_any_is_opened(colour_model: Path, tmp_path: Path) -> None:
+    for number in range(65):
+        (tmp_path / f"{number}.mp4").touch()
+    result = serve("--engine", colour_model, "--stream", tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: 65 streams at once are more than 64 (")
+
+
 @pytest.mark.parametrize("mode", [[], ["--stream"]])
 def test_a_folder_without_videos_says_so(colour_model: Path, tmp_path: Path, mode: list[str]) -> None:
     (tmp_path / "empty").mkdir()

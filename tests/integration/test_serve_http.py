@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -302,10 +303,12 @@ def test_more_than_may_wait_are_sent_away(engine: Path, red: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None:
-    with serving(engine, "--workers", "2") as server:
+def test_stopping_leaves_no_worker_and_waits_for_no_client(engine: Path, number: signal.Signals) -> None:
+    with serving(engine, "--workers", "2") as server, socket.create_connection(("127.0.0.1", server.port)) as client:
         workers = server.workers()
         assert len(workers) == 2
+        client.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 404 ")
         server.process.send_signal(number)
         server.process.wait(20)
         assert number == signal.SIGTERM or server.process.returncode == 0
@@ -313,19 +316,21 @@ def test_stopping_leaves_no_worker(engine: Path, number: signal.Signals) -> None
 
 
 @pytest.mark.parametrize(
-    ("provider", "cpus", "workers"),
+    ("runs_on", "cpus", "workers"),
     [
-        ("CPUExecutionProvider", 16, 16),
-        ("CUDAExecutionProvider", 16, 4),
-        ("TensorrtExecutionProvider", 2, 2),
-        ("NVIDIA L4", 16, 4),  # a TensorRT engine's
+        (("onnxruntime", "CPUExecutionProvider"), 16, 16),
+        (("onnxruntime", "OpenVINOExecutionProvider"), 16, 16),
+        (("onnxruntime", "CUDAExecutionProvider"), 16, 4),
+        (("onnxruntime", "TensorrtExecutionProvider"), 2, 2),
+        (("tensorrt_lean", "NVIDIA L4"), 16, 4),
     ],
 )
 def test_a_gpu_does_not_get_an_engine_for_every_cpu(
-    monkeypatch: pytest.MonkeyPatch, provider: str, cpus: int, workers: int
+    monkeypatch: pytest.MonkeyPatch, runs_on: tuple[str, str], cpus: int, workers: int
 ) -> None:
     monkeypatch.setattr(http_server, "usable_cpus", lambda: cpus)
-    assert default_workers(provider) == workers
+    runner: Any = SimpleNamespace(runtime=runs_on[0], provider=runs_on[1])
+    assert default_workers(runner) == workers
 
 
 def test_mistakes_give_one_line(engine: Path) -> None:

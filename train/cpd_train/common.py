@@ -33,10 +33,10 @@ class Setting:
         """Reads what the data stage wrote, and sets torch up: two runs on a CPU are then identical.
 
         Raises:
-            DataError: ``augment.flip_labels`` names a class the data lacks.
+            DataError: ``augment.flip_labels`` does not fit the data.
         """
         data = json.loads((run_dir / "data" / "data.json").read_text())
-        check_flip_labels(config.augment.flip_labels, data["labels"])
+        check_flip_labels(config, data["labels"])
         torch.manual_seed(config.seed)
         torch.backends.cudnn.allow_tf32 = False  # what says fp32 shall be fp32: its answers are a reference
         return cls(config, run_dir, tuple(data["labels"]), data["sha256"], choose_device(config.device))

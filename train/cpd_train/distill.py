@@ -14,7 +14,7 @@ from cpd.errors import TrainingError
 from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
-from cpd_train.fit import Step, fit
+from cpd_train.fit import Step, fit, room_for
 from cpd_train.judging import write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
@@ -57,20 +57,21 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
 
 
 def rehearse(setting: Setting) -> None:
-    """One step of the distillation on blank clips, with networks that were not trained: what cannot work is found now.
+    """The loss of two blank clips, with networks that were not trained: what cannot work is found now.
 
-    Run before the teacher is trained, which may take days. It draws no random numbers that training would miss.
+    Asked for before the teacher is trained, which may take days. It draws no random numbers that training would miss.
 
     Raises:
         TrainingError: teacher and student do not fit each other, or a checkpoint does not fit its network.
     """
     config = setting.config
-    with torch.random.fork_rng():
+    device = setting.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), room_for("student"):
         teacher, student = setting.model(config.teacher), setting.model(config.student)
         begin(config.distill.parameters.start, student, teacher, loaded=config.student.checkpoint is not None)
         clips = min(2, config.student.batch_size)
-        frames = torch.zeros((clips, *setting.clip.shape), dtype=torch.uint8, device=setting.device)
-        labels = torch.zeros((clips, len(setting.labels)), device=setting.device)
+        frames = torch.zeros((clips, *setting.clip.shape), dtype=torch.uint8, device=device)
+        labels = torch.zeros((clips, len(setting.labels)), device=device)
         step = Collaboration(student, teacher, config.distill, config.seed, config.precision)
         step(Batch(frames, labels, [(clip, 0) for clip in range(clips)]), progress=0.0)
 

@@ -95,7 +95,7 @@ def fit(
     schedule = one_cycle(optimiser, section.learning_rate, epochs * steps)
     best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
-    with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, _memory_of(role):
+    with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, room_for(role):
         for epoch in range(epochs):
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
@@ -179,10 +179,21 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _memory_of(role: str) -> Iterator[None]:
-    """Turns a GPU's lack of memory into an error that names the setting to lower."""
+def room_for(role: str) -> Iterator[None]:
+    """Turns what a batch of a wrong size leads to into an error that names the setting to change.
+
+    Raises:
+        TrainingError: the GPU has too little memory, or a batch norm sees a single value of each channel.
+    """
     try:
         yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"a batch of the {role} has a single value of each channel, which has no variance",
+            f"raise {role}.batch_size",
+        ) from error
     except RuntimeError as error:  # torch's, or DALI's, which has no type of its own
         if "out of memory" not in str(error):
             raise

@@ -40,6 +40,13 @@ MOTIONS: dict[str, tuple[int, int]] = {
     "swing_slow": (3, +1),
     "swing_fast": (3, +3),
 }
+MIRRORED = {
+    "drift_left": "drift_right",
+    "drift_right": "drift_left",
+    "turn_clockwise": "turn_counterclockwise",
+    "turn_counterclockwise": "turn_clockwise",
+}
+"""What a mirrored clip shows; one of the other classes shows its own."""
 
 INKS = ((0.9, 0.8, 0.2), (0.9, 0.3, 0.3), (0.3, 0.85, 0.4), (0.4, 0.6, 1.0))
 """RGB, 0 to 1, of the texture, the wedge, the disc and the ball."""

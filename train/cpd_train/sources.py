@@ -11,14 +11,15 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cpd.config import Data
+from cpd.config import Data, Pipeline
 from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
 from cpd.folders import videos_below
+from cpd_train.motion import MIRRORED
 
 UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 """What no label holds: it breaks a line, moves a terminal's cursor or cannot be encoded."""
@@ -81,20 +82,27 @@ def distinct(found: Iterable[Found]) -> list[Found]:
     return list(known.values())
 
 
-def check_flip_labels(mapped: Mapping[str, str], labels: Collection[str]) -> None:
-    """Checks that ``augment.flip_labels`` names classes of the data.
+def check_flip_labels(config: Pipeline, labels: Collection[str]) -> None:
+    """Checks that ``augment.flip_labels`` names classes of the data, and those of rendered clips as they are.
 
     Raises:
         DataError: it names others.
     """
+    mapped = config.augment.flip_labels
     unknown = sorted({*mapped, *mapped.values()} - set(labels))
     if unknown:
         close = [name for label in unknown for name in difflib.get_close_matches(label, labels, 1)]
+        known = f"it has {', '.join(sorted(labels)[:8])}{' …' if len(labels) > 8 else ''}"
         raise DataError(
             f"augment.flip_labels names {', '.join(map(repr, unknown))}, which the data has no class of",
-            f"did you mean {', '.join(dict.fromkeys(close))}?"
-            if close
-            else f"it has {', '.join(sorted(labels)[:8])} …",
+            f"did you mean {', '.join(dict.fromkeys(close))}?" if close else known,
+        )
+    changed = {label: mirrored for label, mirrored in mapped.items() if label != mirrored}
+    if config.data.rendered is not None and config.augment.flip and changed != MIRRORED:
+        pairs = ", ".join(f"{label}: {mirrored}" for label, mirrored in MIRRORED.items())
+        raise DataError(
+            "augment.flip mirrors rendered clips that drift or turn, and augment.flip_labels does not say so",
+            f"leave flip out, or set flip_labels: {{{pairs}}}",
         )
 
 

@@ -49,3 +49,6 @@ def http(
     except CpdError as error:
         click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before it listened
+        click.echo("\ninterrupted", err=True)
+        sys.exit(130)

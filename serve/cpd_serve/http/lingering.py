@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CLOSE = (b"connection", b"close")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lingering:
     """An ASGI application that, once it has answered, reads the rest of a request before the connection is closed."""
 
@@ -25,6 +25,13 @@ class Lingering:
     """After the answer; then the connection is closed on whatever still comes."""
     size_bytes: int
     """Likewise."""
+    waiting: set[asyncio.Timeout] = field(default_factory=set)
+    """Of those who linger now."""
+
+    def hurry(self) -> None:
+        """Lingers no longer: the service stops. To be called in its loop."""
+        for timeout in self.waiting:
+            timeout.reschedule(0.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,9 +54,13 @@ class Lingering:
             await send({**message, "more_body": True})  # all of it: its length is in the head
             left_bytes = self.size_bytes
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.seconds):
-                    while unread and left_bytes > 0:
-                        left_bytes -= len((await receive_noting()).get("body", b""))
+                async with asyncio.timeout(self.seconds) as timeout:
+                    self.waiting.add(timeout)
+                    try:
+                        while unread and left_bytes > 0:
+                            left_bytes -= len((await receive_noting()).get("body", b""))
+                    finally:
+                        self.waiting.discard(timeout)
             return await send({"type": "http.response.body", "body": b""})
 
         return await self.app(scope, receive_noting, send_lingering)

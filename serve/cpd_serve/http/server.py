@@ -14,10 +14,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
-from cpd_serve.forked import CPU
 from cpd_serve.http.lingering import Lingering
 from cpd_serve.http.service import Limits, Service
 from cpd_serve.rebuilding import open_engine
+from cpd_serve.runner import Runner
+from cpd_serve.runtimes.onnx import ON_CUDA
 
 CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
@@ -25,9 +26,9 @@ HEAD_S = 10.0
 """Time in which a client must have said what it wants, after it came or had its last answer."""
 FULL = Lingering(
     JSONResponse({"error": "too many connections"}, 503, headers={"Retry-After": "1", "Connection": "close"}),
-    HEAD_S, 64 << 20,
+    HEAD_S, Limits().upload_bytes,
 )  # fmt: skip
-"""Answers at the door, and holds a connection no longer than one that says nothing could be held."""
+"""Answers at the door, and holds a connection for ``HEAD_S`` after that."""
 WORKERS_ON_GPU = 4
 """By default and at most. Each has an engine and a CUDA context of its own on the GPU, hundreds of MB, and they take
 turns there. More than one, because decoding, which each does on a CPU, takes longer than its turn."""
@@ -45,7 +46,7 @@ def serve(
     """
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
-        workers = workers or default_workers(runner.provider)
+        workers = workers or default_workers(runner)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -62,12 +63,23 @@ def serve(
             log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
         )  # fmt: skip
         with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has stopped
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
 
 
-def default_workers(provider: str) -> int:
+def default_workers(runner: Runner) -> int:
     """How many clips to label at once where nobody said: one a CPU, and no more than suit a GPU."""
-    return usable_cpus() if provider == CPU else min(usable_cpus(), WORKERS_ON_GPU)
+    on_gpu = runner.runtime != "onnxruntime" or runner.provider in ON_CUDA
+    return min(usable_cpus(), WORKERS_ON_GPU) if on_gpu else usable_cpus()
+
+
+class Server(uvicorn.Server):
+    """Does not wait for those who linger when it stops."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for lingering in (self.config.app, FULL):
+            if isinstance(lingering, Lingering):
+                lingering.hurry()
+        await super().shutdown(sockets)
 
 
 class ImpatientProtocol(H11Protocol):
@@ -78,11 +90,17 @@ class ImpatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        self._one_too_many = len(self.connections) > CONNECTIONS
+        if self._one_too_many:
             self.logger.warning("more than %d connections", CONNECTIONS)
-            self.app = FULL
         self._silent_since_s = self.loop.time()
         self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        if self._one_too_many:  # unless others have gone meanwhile
+            self._one_too_many = len(self.connections) > CONNECTIONS
+            self.app = FULL if self._one_too_many else self.config.loaded_app
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()

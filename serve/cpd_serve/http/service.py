@@ -22,7 +22,6 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from cpd.errors import reason_of
 from cpd_serve.http.lingering import Lingering
@@ -94,7 +93,7 @@ class Service:
         self.pool = WorkerPool(engine, provider, workers, limits.waiting, limits.label_s, self._count_restart)
         self.metrics = Metrics(self.pool)
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Lingering:
         """The ASGI application."""
         app = Starlette(
             routes=[

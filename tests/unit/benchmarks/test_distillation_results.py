@@ -36,6 +36,18 @@ def test_a_result_survives_its_file(results, tmp_path):
     np.testing.assert_array_equal(first.right, right)
 
 
+def test_results_stand_in_one_table_if_their_seeds_differ_and_their_clips_do_not(results):
+    first, other = result_of(results, seed=0), result_of(results, seed=5)
+    assert results.together([first], [other]) == [first, other]
+    for more, why in (
+        ([], "no results"),
+        ([first], "seed 0 is among the others"),
+        ([result_of(results, seed=5, right=(True,))], "other clips"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            results.together([first], more)
+
+
 def test_a_weight_is_chosen_by_the_end_of_its_trials_on_the_validation_split(results):
     trials = [
         result_of(results, "search", weight=3, seed=0, validation=(0.9, 0.1, 0.1, 0.5)),

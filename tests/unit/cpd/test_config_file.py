@@ -180,7 +180,6 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
         "pipeline.yaml:11: student.generations must be 1: only the teacher has no teacher",
         "pipeline.yaml:12: student.label_smoothing must be 0: a student's labels are softened by its teacher",
         "pipeline.yaml:13: student.epochs must be 1 at least, or nothing would be distilled",
-        "pipeline.yaml:13: student: training for 0 epochs needs a checkpoint",
         'pipeline.yaml:15: student.width must be a whole number, got "wide"',
         "pipeline.yaml:17: distill.spectrum.dc: false leaves nothing of a clip of one frame",
         "pipeline.yaml:17: distill: spectrum.align: channels and fitnet need different channels of the teacher: use "
@@ -207,6 +206,23 @@ def test_a_wrong_value_is_not_held_against_others_too(write, lines, problem):
     found = problems(write(lines + "\n" + others))
     assert len([one for one in found if one.startswith(f"pipeline.yaml:1: {problem}")]) == 1
     assert len(found) == (2 if "epochs: 0" in lines else 1), found
+
+
+@pytest.mark.parametrize("lines", [
+    "data: {foldr: x}", "teacher: {epochs: 0, checkpont: x}", "clip: {normalize: clip, colour: motion}",
+])  # fmt: skip
+def test_what_a_misspelt_key_stands_for_is_not_missed_too(write, lines):
+    key = lines.partition(":")[0]
+    others = "".join(line + "\n" for line in MINIMAL.splitlines() if not line.startswith(key))
+    (found,) = problems(write(lines + "\n" + others))
+    assert "is not a key here, did you mean" in found
+
+
+def test_an_override_replaces_a_value_that_cannot_be_read(write):
+    path = write(MINIMAL + "device: !x y\n")
+    assert load_config(path, ["device=cpu"]).device == "cpu"
+    (found,) = problems(path, "device=tpu")
+    assert found.startswith("--set device=tpu: device must be auto, cpu or cuda")
 
 
 def test_a_value_that_cannot_be_read_is_reported_once(write):
@@ -389,10 +405,3 @@ def test_a_start_that_undoes_a_checkpoint_is_refused(write):
 def test_settings_that_contradict_each_other_are_refused(write, clip, student, message):
     path = write(f"name: demo\ndata: {{rendered: {{}}}}\nclip: {clip}\nteacher: {{}}\nstudent: {student}\n")
     assert any(message in problem for problem in problems(path))
-
-
-def test_mirroring_rendered_clips_needs_to_know_their_classes(write):
-    (found,) = problems(write("augment: {flip: true}\n" + MINIMAL))
-    assert found.startswith("pipeline.yaml:1: augment.flip: a rendered clip that drifts left drifts right")
-    pairs = "{drift_left: drift_right, drift_right: drift_left}"
-    assert load_config(write(f"augment: {{flip: true, flip_labels: {pairs}}}\n" + MINIMAL)).augment.flip

@@ -151,6 +151,16 @@ def test_check_data_names_all_that_is_missing_at_once(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("mapped", ["{}", "{grow: grow}", "{drift_left: drift_right, drift_right: drift_left}"])
+def test_rendered_clips_are_not_mirrored_under_wrong_labels(tmp_path, mapped):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    with pytest.raises(DataError, match=r"mirrors rendered clips .*turn_clockwise: turn_counterclockwise") as caught:
+        check_data(load_config(path, ["augment.flip=true", f"augment.flip_labels={mapped}"]))
+    remedy = str(caught.value).partition("flip_labels: ")[2].rstrip(")")
+    check_data(load_config(path, ["augment.flip=true", f"augment.flip_labels={remedy}"]))
+
+
 @pytest.fixture
 def listed(tmp_path):
     """A pipeline.yaml on a list of two classes in three splits, and the clips it names: 20 for training."""

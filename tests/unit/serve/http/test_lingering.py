@@ -64,6 +64,26 @@ def test_a_silent_client_is_waited_for_so_long() -> None:
     assert (body["body"], end["body"], received) == (b"no", b"", 1)
 
 
+def test_a_service_that_stops_does_not_wait() -> None:
+    async def stopped_early() -> list[Message]:
+        sent: list[Message] = []
+        lingering = Lingering(ANSWER, 60.0, 1000)
+
+        async def receive() -> Message:
+            asyncio.get_running_loop().call_soon(lingering.hurry)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await lingering({"type": "http", "method": "POST", "headers": SIZED}, receive, send)
+        assert not lingering.waiting
+        return sent
+
+    assert len(asyncio.run(asyncio.wait_for(stopped_early(), 30))) == 3
+
+
 def test_a_client_that_went_away_is_not_waited_for() -> None:
     sent, received = talk(ANSWER, [REST, {"type": "http.disconnect"}], SIZED)
     assert (len(sent), received) == (3, 2)
