@@ -89,7 +89,6 @@ FORMS = {
         (0.01, 0.1),
     ),
     "method, complex": Method(_method(form="complex"), (0.1, 0.3, 1, 3)),
-    "method, log-amplitude": Method(_method(form="log-amplitude"), (0.1, 0.3)),
     "method, confidence": Method(_method(collaboration="confidence"), (1,)),
     "method, sampled": Method(_method(collaboration="sampled"), (1,)),
 }
