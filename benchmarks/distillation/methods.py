@@ -88,6 +88,7 @@ FORMS = {
         lambda weight: _method()(0.1) | {"parameters": {"weight": weight, "start": "teacher", "form": "quantiles"}},
         (0.01, 0.1),
     ),
+    "method, no spectrum": Method(_method(), (0,)),
     "method, complex": Method(_method(form="complex"), (0.1, 0.3, 1, 3)),
     "method, confidence": Method(_method(collaboration="confidence"), (1,)),
     "method, sampled": Method(_method(collaboration="sampled"), (1,)),
