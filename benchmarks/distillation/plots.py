@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from methods import METHODS
 from results import Result, best_weight, latest, read
-from run import Runs, recorded
+from run import Runs, all_of, recorded, with_option
 
 from cpd.dataset import evenly, read_clips
 from cpd.video import read_clip
@@ -39,17 +39,21 @@ STAGES = 4
 @click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
 @click.option("--method", type=click.Choice(list(METHODS)), default="method", help="Whose student is shown.")
 @click.option("--searched", help="Name of the pipeline whose search gave the learning curves; default: this one's.")
-def main(pipeline: Path, method: str, searched: str | None) -> None:
+@with_option
+@click.option("--recorded", "recorded_only", is_flag=True, help="Draw what needs no run folder alone.")
+def main(pipeline: Path, method: str, searched: str | None, others: tuple[str, ...], recorded_only: bool) -> None:
     """Draws what is recorded of a pipeline."""
     mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     runs = Runs(pipeline, ())
-    results = read(runs.path)
+    results = all_of(runs.config.name, others)
     save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
     save(accuracies(results), "accuracies")
     finals = latest(results)
     learned = [one.learned_weights for one in finals if one.method == method]
     if all(learned):
         save(learned_weights(learned), "learned-weights")
+    if recorded_only:
+        return
     models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
     for name, chosen in (("student alone", "ce"), ("student with the method", method)):
         weight = next(one.weight for one in finals if one.method == chosen)
@@ -75,7 +79,7 @@ def accuracies(results: list[Result]) -> Figure:
     for result in results:
         if result.kind == "teacher":
             axes.axvline(100 * result.right.mean(), color="0.4", linestyle="--", linewidth=1)
-    axes.set(xlabel="top-1 on the test clips, % (dashed: the teacher)", yticks=range(len(names)), yticklabels=names)
+    axes.set(xlabel="top-1 on the test clips, % (dashed: teachers)", yticks=range(len(names)), yticklabels=names)
     return figure
 
 

@@ -52,6 +52,9 @@ set_option = click.option("--set", "overrides", multiple=True, help="As cpd-pipe
 searched_option = click.option(
     "--searched", help="Name of the pipeline whose search chose the weights; default: this one's."
 )
+with_option = click.option(
+    "--with", "others", multiple=True, help="Name of another pipeline whose results count too; of other seeds."
+)
 leave_option = click.option(
     "--leave-one-out",
     is_flag=True,
@@ -126,17 +129,12 @@ def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) ->
 
 @main.command("table")
 @pipeline_argument
-@click.option("--with", "others", multiple=True, help="Name of another pipeline whose results count too; other seeds.")
+@with_option
 @set_option
 def show(pipeline: Path, others: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
     runs = Runs(pipeline, overrides)
-    results = read(runs.path)
-    for name in others:
-        try:
-            results = together(results, read(recorded(name)))
-        except ValueError as error:
-            raise click.ClickException(f"{recorded(name)}: {error}") from error
+    results = all_of(runs.config.name, others)
     click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL), runs.test_groups())}")
 
 
@@ -255,6 +253,17 @@ class LeaveOut(Runs):
         root = self.config.data.root or Path(str(self.config.data.list)).parent
         data = self.config.data.model_copy(update={"list": path, "root": root, "train_on_validation": True})
         return self.config.model_copy(update={"seed": seed, "data": data, "output": run_dir})
+
+
+def all_of(name: str, others: tuple[str, ...] = ()) -> list[Result]:
+    """The results of a pipeline, and those of others that stand in one table with them."""
+    results = read(recorded(name))
+    for other in others:
+        try:
+            results = together(results, read(recorded(other)))
+        except ValueError as error:
+            raise click.ClickException(f"{recorded(other)}: {error}") from error
+    return results
 
 
 def recorded(name: str) -> Path:
