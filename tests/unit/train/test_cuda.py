@@ -11,7 +11,7 @@ from cpd.errors import TrainingError
 from cpd_train.common import on_device
 from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
 from cpd_train.distill import Collaboration
-from cpd_train.fit import Step, _memory_of, choose_device, fit
+from cpd_train.fit import Step, choose_device, fit, room_for
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift
@@ -126,8 +126,14 @@ def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error):
     assert caught.value.remedy == "lower student.batch_size"
 
 
+def test_a_batch_of_one_value_a_channel_names_the_setting_to_raise():
+    model = build_model(ModelSpec("tsm-tiny"), 2, ClipSpec(frames=1, resize=16, crop=(16, 16)))
+    with pytest.raises(TrainingError, match=r"\(raise student\.batch_size\)"), room_for("student"):
+        model(torch.zeros((1, *model.clip.shape), dtype=torch.uint8))
+
+
 def test_any_other_error_of_a_library_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="shapes do not fit"), _memory_of("student"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), room_for("student"):
         raise RuntimeError("shapes do not fit")
 
 
