@@ -8,10 +8,12 @@ own. So the context is made the thread's current one, which ``current_ctx`` take
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import lru_cache
 from typing import Any
 
-DRIVER_LIBRARY = "libcuda.so.1"
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""NVIDIA's driver, as the system's loader knows it."""
 
 
 def enter_primary_context() -> None:

@@ -15,12 +15,13 @@ Anything that is not a ``CpdError`` is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 
 def install(extra: str) -> str:
     """The command that installs this project with one of its extras; it is on no package index to be found by name."""
+    import shlex  # a server that starts well needs none of this
+
     checkout = Path(__file__).parents[1]
     if (checkout / "pyproject.toml").is_file():
         return f"pip install {shlex.quote(f'{checkout}[{extra}]')}"

@@ -18,7 +18,7 @@ from cpd_export.stream import export_stream, prove_stream
 from cpd_train.models import ModelSpec, build_model
 
 FRAMES, LABELS, REPEATS = 8, 8, 5
-STUDENTS = ((5, (40, 40)), (8, (56, 56)), (16, (56, 56)), (32, (80, 40)), (32, (112, 112)))
+STUDENTS = ((5, (32, 32)), (5, (40, 40)), (8, (56, 56)), (16, (56, 56)), (32, (80, 40)), (32, (112, 112)))
 """Width, and (height, width) in pixels; the first is the student of pipeline.yaml."""
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import sys
 from pathlib import Path
 
 from cpd.container import NVDEC_LIBRARY, Decoder
+from cpd.cuda_context import DRIVER_LIBRARY
 from cpd.errors import EngineError
-
-DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def driver_present() -> bool:

@@ -13,6 +13,8 @@ from typing import Self
 
 import torch
 
+from cpd.cuda_context import DRIVER_LIBRARY
+
 SAMPLE_S = 0.25
 """Between two questions to the driver, which answers for about the last sixth of a second to a second."""
 
@@ -44,9 +46,9 @@ def why_no_gpu() -> str:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
-        return "this machine has no NVIDIA driver (libcuda.so.1)"
+        return f"this machine has no NVIDIA driver ({DRIVER_LIBRARY})"
     version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     return driver_obstacle(version.value, torch.version.cuda, torch.__version__)

@@ -20,10 +20,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from cpd.cuda_context import DRIVER_LIBRARY
 from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.tensorrt_log import keep_errors
-from cpd_serve.cuda_driver import DRIVER_LIBRARY, check_cuda_python, driver_present
+from cpd_serve.cuda_driver import check_cuda_python, driver_present
 from cpd_serve.runner import Frames, Logits, check_frames
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_lean": "tensorrt_lean_cu13", "tensorrt_rtx": "tensorrt_rtx_cu13"}
