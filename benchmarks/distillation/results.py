@@ -21,7 +21,8 @@ class Result:
     """One trained model."""
 
     kind: str
-    """search: a weight on trial; final: for the table; teacher."""
+    """search: a weight on trial; fold: on trial too, tested on groups that the table does not test; final: for the
+    table; teacher."""
     method: str
     weight: float
     seed: int
@@ -44,7 +45,10 @@ class Result:
 
     @property
     def validation_score(self) -> float:
-        """Mean top-1 of the last quarter of the epochs: less a matter of luck than that of the best one."""
+        """Of a trial: the mean top-1 of the last quarter of the epochs, less a matter of luck than that of the best
+        one; or top-1 on the groups that were left out."""
+        if self.kind == "fold":
+            return float(self.right.mean())
         return float(np.mean(self.validation[-max(1, len(self.validation) // 4) :]))
 
 
@@ -75,7 +79,7 @@ def together(results: Sequence[Result], more: Sequence[Result]) -> list[Result]:
     for one in finals:
         if (one.method, one.weight, one.seed) in trained:
             raise ValueError(f"{one.method} of seed {one.seed} is among the others already")
-    if len({one.test_clips for one in (*results, *more) if one.kind != "search"}) > 1:
+    if len({one.test_clips for one in (*results, *more) if one.kind in ("final", "teacher")}) > 1:
         raise ValueError("other clips were tested")
     return [*results, *more]
 
@@ -91,7 +95,7 @@ def scores(results: Iterable[Result], method: str) -> dict[float, list[float]]:
     """Validation scores of a method's trials, by weight."""
     found = defaultdict(list)
     for result in results:
-        if (result.kind, result.method) == ("search", method):
+        if result.kind in ("search", "fold") and result.method == method:
             found[result.weight].append(result.validation_score)
     return dict(sorted(found.items()))
 

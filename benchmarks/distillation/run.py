@@ -4,12 +4,12 @@
     python benchmarks/distillation/run.py search benchmarks/distillation/miracl.yaml
     python benchmarks/distillation/run.py final  benchmarks/distillation/miracl.yaml
     python benchmarks/distillation/run.py table  benchmarks/distillation/miracl.yaml
-    python benchmarks/distillation/run.py folds  benchmarks/distillation/miracl.yaml --set name=miracl-erase ...
+    python benchmarks/distillation/run.py folds  benchmarks/distillation/miracl.yaml --set name=miracl-folds
 
 ``search`` tries every weight of every method and never looks at a test clip; ``final`` trains with the weight that was
 best on the validation split. Every training is a line of ``results/<name of the pipeline>.jsonl``; what stands there is
 not trained again. ``--seed`` divides the work between processes; methods of one seed share the teacher's answers.
-``folds`` judges a teacher's settings on the groups that do not test, two of them at a time.
+``folds`` is a search on all groups that do not test, two of them left out at a time.
 """
 
 from __future__ import annotations
@@ -112,19 +112,26 @@ def final(
 
 @main.command()
 @pipeline_argument
+@method_option
 @seed_option
 @set_option
-def folds(pipeline: Path, seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
-    """Train the teacher without two of the groups at a time, and test it on those; the list's test clips stay unseen.
+def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+    """Train without two of the groups at a time, and test on those; the list's test clips stay unseen.
 
-    Its ``--seed`` is the number of a fold. Settings on trial are told apart by ``--set name=...``.
+    A teacher for each fold, and with ``--method`` students of every weight. Seeds count through the folds and then
+    through them again, with the same teachers. Settings of a teacher on trial are told apart by ``--set name=...``.
     """
     runs = LeaveOut(pipeline, overrides, size=2, seen=lambda clip: clip["split"] != "test")
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
+        for method in methods:
+            for weight in ALL[method].weights or (best_weight(read(runs.path), ALL[method].weight_of),):
+                if weight is None:
+                    raise click.ClickException(f"{method} has the weight of {ALL[method].weight_of}: search that first")
+                runs.bring("fold", method, weight, seed)
     tops = {one.seed: float(one.right.mean()) for one in read(runs.path) if one.kind == "teacher"}
     told = ", ".join(f"fold {seed} {top:.1%}" for seed, top in sorted(tops.items()))
-    click.echo(f"{runs.config.name}: mean {np.mean(list(tops.values())):.1%} ({told})")
+    click.echo(f"{search_table(read(runs.path), list(ALL))}\n\nteachers: {np.mean(list(tops.values())):.1%} ({told})")
 
 
 @main.command("table")
@@ -169,6 +176,7 @@ class Runs:
         began = time.perf_counter()
         distill.run(config, run_dir, self.memory[1])
         rows = [json.loads(line) for line in (run_dir / "student/metrics.jsonl").read_text().splitlines()]
+        untested = {"test_right": "", "test_clips": 0}
         result = Result(
             kind, method, weight, seed,
             validation=curve(rows),
@@ -176,11 +184,11 @@ class Runs:
             seconds=round(time.perf_counter() - began, 1),
             made=self.made,
             settings=self.settings,
-            **(tested(run_dir / "student/test_logits.npz") if kind == "final" else {"test_right": "", "test_clips": 0}),
+            **(untested if kind == "search" else tested(run_dir / "student/test_logits.npz")),
         )  # fmt: skip
         append(self.path, result)
         told = [f"validation {result.validation_score:.1%}"] if result.validation else []
-        told += [f"test {result.right.mean():.1%}"] if kind == "final" else []
+        told += [f"test {result.right.mean():.1%}"] if kind != "search" else []
         click.echo(f"{kind} {method} {weight:g} seed {seed}: {', '.join(told)} ({result.seconds:.0f} s)")
 
     def test_groups(self) -> list[str]:
@@ -225,6 +233,8 @@ class Runs:
 class LeaveOut(Runs):
     """A run, with a teacher of its own, for every few groups of a list: their clips are the test, all others train.
 
+    Seeds beyond the number of such folds count through them again.
+
     Args:
         size: groups left out at a time.
         seen: which clips of the list there are at all.
@@ -241,7 +251,8 @@ class LeaveOut(Runs):
         self.seeds = range(len(self.folds))
 
     def of(self, seed: int) -> Pipeline:
-        out = self.folds[seed]
+        fold = seed % len(self.folds)
+        out = self.folds[fold]
         run_dir = self.config.run_dir / "-".join(out)
         path = run_dir.with_name(f"{run_dir.name}.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +263,7 @@ class LeaveOut(Runs):
                 writer.writerow(clip | {"split": "test" if clip["group"] in out else "train"})
         root = self.config.data.root or Path(str(self.config.data.list)).parent
         data = self.config.data.model_copy(update={"list": path, "root": root, "train_on_validation": True})
-        return self.config.model_copy(update={"seed": seed, "data": data, "output": run_dir})
+        return self.config.model_copy(update={"seed": fold, "data": data, "output": run_dir})
 
 
 def all_of(name: str, others: tuple[str, ...] = ()) -> list[Result]:
