@@ -98,11 +98,19 @@ def clean(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 
 def tidy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Takes out, in place, what tools note for themselves (paths of this machine among it) and domains nobody uses."""
+    """Takes out, in place, what tools note for themselves (paths of this machine among it) and domains nobody uses.
+
+    Of the shapes between nodes those that a Reshape makes stay: from its input nobody could tell that the batch is in
+    them, and only of tensors of one batch does onnxruntime fuse the addition into the convolution before.
+    """
+    reshaped = {node.output[0] for node in proto.graph.node if node.op_type == "Reshape"}
+    shapes = [entry for entry in proto.graph.value_info if entry.name in reshaped]
     del proto.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.graph.value_info[:]
-    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+    proto.graph.value_info.extend(shapes)
+    graph = proto.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         del part.metadata_props[:]
         part.doc_string = ""
     used = {node.domain for node in proto.graph.node}

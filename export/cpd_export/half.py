@@ -20,12 +20,15 @@ def half_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     images, before = preprocessing(graph)
     rest = [node for node in graph.graph.node if node not in before]
     read = {name for node in rest for name in node.input}
+    made = {name for node in rest for name in node.output}
     body = onnx.ModelProto()
     body.CopyFrom(graph)
     body.graph.ClearField("node")
     body.graph.node.extend(rest)
     body.graph.ClearField("initializer")
     body.graph.initializer.extend(weight for weight in graph.graph.initializer if weight.name in read)
+    body.graph.ClearField("value_info")
+    body.graph.value_info.extend(shape for shape in graph.graph.value_info if shape.name in made)
     body.graph.input.append(helper.make_tensor_value_info(images, TensorProto.FLOAT, None))
 
     half: onnx.ModelProto = convert_float_to_float16(body, keep_io_types=True)

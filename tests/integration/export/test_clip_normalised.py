@@ -6,9 +6,11 @@ So is one that sees grey, one that sees motion, and one that sees grey frame by 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -70,6 +72,14 @@ CLIPS = {
     "black": np.zeros((1, *SPEC.shape), np.uint8),
     "half black, half white": np.repeat(np.uint8([0, 255]), SPEC.frames * 32 * 16 * 3).reshape(1, *SPEC.shape),
 }
+
+
+def test_onnxruntime_adds_within_its_convolutions(model: VideoClassifier, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(export_graph(model, 18).SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [node.name for node in onnx.load(tmp_path / "optimised.onnx").graph.node if node.op_type == "Relu"]
+    assert not names, "a residual block's sum and its relu run on their own"
 
 
 @pytest.mark.parametrize("precision", list(LOGIT_DIFFERENCE))
