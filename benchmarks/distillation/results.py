@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 Right = NDArray[np.bool_]
 """(clips,) whether each test clip is labelled right."""
+Gap = NDArray[np.float64]
+"""(clips,) 1 where one model alone is right, -1 where the other alone is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,33 +110,38 @@ def best_weight(results: Iterable[Result], method: str) -> float | None:
 
 
 def difference(
-    ours: Mapping[int, Right], theirs: Mapping[int, Right], groups: Sequence[str] = ()
+    ours: Mapping[int, Right],
+    theirs: Mapping[int, Right],
+    groups: Mapping[int, Sequence[str]] = MappingProxyType({}),
+    *,
+    whole: bool = False,
 ) -> tuple[float, float, float] | None:
     """Mean paired difference of top-1 with its 95 % bootstrap interval, over seeds and test clips both; fractions.
 
     Args:
-        ours, theirs: by seed; only seeds that both have are used. Where their test clips are not as many, each seed
-            has clips of its own, which are drawn within it.
-        groups: who each test clip is of; whole groups are drawn then, since clips of one person are alike. With few
-            groups such an interval is still somewhat too narrow.
+        ours, theirs: by seed; only seeds that both have are used.
+        groups: by seed, who each of its test clips is of. Seeds of other groups are other folds, which count alike:
+            their clips are drawn together, their seeds each fold's own.
+        whole: draw whole groups, since clips of one person are alike. With few groups such an interval is still
+            somewhat too narrow.
     """
-    shared = sorted(set(ours) & set(theirs))
-    if not shared:
+    folds: dict[tuple[str, ...], list[Gap]] = defaultdict(list)
+    for seed in sorted(set(ours) & set(theirs)):
+        folds[tuple(groups.get(seed, ()))].append(ours[seed].astype(float) - theirs[seed])
+    if not folds:
         return None
-    gaps = [ours[seed].astype(float) - theirs[seed] for seed in shared]
     rng = np.random.default_rng(0)
-    seeds = drawn(rng, len(shared))
-    if len({len(gap) for gap in gaps}) == 1:
-        of = np.array(groups) if groups else np.arange(len(gaps[0]))
-        units = [np.flatnonzero(of == unit) for unit in np.unique(of)]
-        sums = np.stack([[gap[unit].sum() for unit in units] for gap in gaps])
-        times = drawn(rng, len(units))
-        means = (seeds @ sums * times).sum(1) / (times @ [len(unit) for unit in units]) / len(shared)
-    else:
-        within = np.stack([drawn(rng, len(gap)) @ gap / len(gap) for gap in gaps], 1)
-        means = (seeds * within).sum(1) / len(shared)
+    sums, shares = [], []
+    for clips_of, gaps in folds.items():
+        count = len(gaps[0])
+        _, unit = np.unique(clips_of if whole else range(count), return_inverse=True)
+        of_unit = np.stack([np.bincount(unit, gap) for gap in gaps]) / count
+        sums.append(drawn(rng, len(gaps)) @ of_unit / len(gaps))
+        shares.append(np.bincount(unit) / count)
+    times = drawn(rng, sum(map(len, shares)))
+    means = (times * np.concatenate(sums, 1)).sum(1) / (times @ np.concatenate(shares))
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(np.mean([gap.mean() for gap in gaps])), float(low), float(high)
+    return float(np.mean([np.mean(gaps) for gaps in folds.values()])), float(low), float(high)
 
 
 def drawn(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
@@ -141,22 +149,24 @@ def drawn(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
     return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
 
 
-def table(results: Sequence[Result], order: Sequence[str], groups: Sequence[str] = ()) -> str:
+def table(
+    results: Sequence[Result], order: Sequence[str], groups: Mapping[int, Sequence[str]] = MappingProxyType({})
+) -> str:
     """Markdown: mean test top-1, the way to the teacher, and paired differences to CE, to KD and from the method; the
-    last also with whole groups drawn, if those of the test clips are given.
+    last also with whole groups drawn, if those of every seed's test clips are given.
 
     Where a method was trained with several weights, each has a row; others are compared with its latest.
     """
-    groups = groups if all(len(groups) == result.test_clips for result in results if result.kind == "final") else ()
+    finals = [result for result in results if result.kind == "final"]
+    known = all(len(groups.get(result.seed, ())) == result.test_clips for result in finals)
     trained: dict[tuple[str, float], dict[int, Right]] = defaultdict(dict)
-    for result in results:
-        if result.kind == "final":
-            trained[result.method, result.weight][result.seed] = result.right
+    for result in finals:
+        trained[result.method, result.weight][result.seed] = result.right
     right = {result.method: trained[result.method, result.weight] for result in latest(results)}
     teachers = [float(result.right.mean()) for result in results if result.kind == "teacher"]
     alone = _mean(right.get("ce", {}))
     columns = ["loss", "weight", "seeds", "test top-1", "way from CE to teacher", "points over CE", "over KD"]
-    columns += ["method over it", *(["groups drawn"] if groups else [])]
+    columns += ["method over it", *(["groups drawn"] if known else [])]
     lines = [f"| {' | '.join(columns)} |", f"|---|{'--:|' * (len(columns) - 1)}"]
     rows = [(method, weight) for method in order for name, weight in sorted(trained) if name == method]
     for method, weight in rows:
@@ -167,12 +177,12 @@ def table(results: Sequence[Result], order: Sequence[str], groups: Sequence[str]
         if teachers and alone is not None and np.mean(teachers) > alone:
             way = f"{100 * (np.mean(tops) - alone) / (np.mean(teachers) - alone):.0f} %"
         gaps = " | ".join(
-            "-" if method == other else written(difference(*pair))
-            for other, pair in (
-                ("ce", (mine, right.get("ce", {}))),
-                ("kd", (mine, right.get("kd", {}))),
-                ("method", (right.get("method", {}), mine)),
-                *([("method", (right.get("method", {}), mine, groups))] if groups else []),
+            "-" if method == other else written(difference(*pair, groups if known else {}, whole=whole))
+            for other, pair, whole in (
+                ("ce", (mine, right.get("ce", {})), False),
+                ("kd", (mine, right.get("kd", {})), False),
+                ("method", (right.get("method", {}), mine), False),
+                *([("method", (right.get("method", {}), mine), True)] if known else []),
             )
         )
         lines.append(f"| {method} | {weight:g} | {len(tops)} | {100 * np.mean(tops):.1f} %{spread} | {way} | {gaps} |")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 import subprocess
 import time
@@ -56,9 +57,11 @@ with_option = click.option(
     "--with", "others", multiple=True, help="Name of another pipeline whose results count too; of other seeds."
 )
 leave_option = click.option(
-    "--leave-one-out",
-    is_flag=True,
-    help="Seed i tests on the clips of the list's i-th group, and trains on all others.",
+    "--leave-out",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Test on N of the list's groups at a time and train on all others, whatever it says of splits. Seeds count "
+    "through such folds, and then through them again.",
 )
 
 
@@ -94,11 +97,11 @@ def final(
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     searched: str | None,
-    leave_one_out: bool,
+    leave_out: int | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
-    runs = LeaveOut(pipeline, overrides) if leave_one_out else Runs(pipeline, overrides)
+    runs = LeaveOut(pipeline, overrides, leave_out) if leave_out else Runs(pipeline, overrides)
     trials = read(recorded(searched or runs.config.name))
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
@@ -107,7 +110,7 @@ def final(
             if weight is None:
                 raise click.ClickException(f"{method} has no weight yet: search first")
             runs.bring("final", method, weight, seed)
-    click.echo(table(read(runs.path), list(ALL), runs.test_groups()))
+    click.echo(runs.table(read(runs.path)))
 
 
 @main.command()
@@ -137,12 +140,13 @@ def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], over
 @main.command("table")
 @pipeline_argument
 @with_option
+@leave_option
 @set_option
-def show(pipeline: Path, others: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+def show(pipeline: Path, others: tuple[str, ...], leave_out: int | None, overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
-    runs = Runs(pipeline, overrides)
+    runs = LeaveOut(pipeline, overrides, leave_out) if leave_out else Runs(pipeline, overrides)
     results = all_of(runs.config.name, others)
-    click.echo(f"{search_table(results, list(ALL))}\n\n{table(results, list(ALL), runs.test_groups())}")
+    click.echo(f"{search_table(results, list(ALL))}\n\n{runs.table(results)}")
 
 
 class Runs:
@@ -191,9 +195,15 @@ class Runs:
         told += [f"test {result.right.mean():.1%}"] if kind != "search" else []
         click.echo(f"{kind} {method} {weight:g} seed {seed}: {', '.join(told)} ({result.seconds:.0f} s)")
 
-    def test_groups(self) -> list[str]:
-        """Who each test clip is of, where the list says so."""
-        found = [] if self.config.data.rendered else find_clips(self.config.data)
+    def table(self, results: list[Result]) -> str:
+        """Of these results; with whole groups drawn too, where the list says who each test clip is of."""
+        seeds = {one.seed for one in results if one.kind == "final"}
+        return table(results, list(ALL), {seed: self.test_groups(seed) for seed in seeds})
+
+    def test_groups(self, seed: int) -> list[str]:
+        """Who each test clip of a seed is of, where the list says so."""
+        data = self.of(seed).data
+        found = [] if data.rendered else find_clips(data)
         return [clip.group for clip in found if clip.split == "test"]
 
     def of(self, seed: int) -> Pipeline:  # noqa: ARG002  # one for all seeds, but where a fold has its own
@@ -236,18 +246,19 @@ class LeaveOut(Runs):
     Seeds beyond the number of such folds count through them again.
 
     Args:
-        size: groups left out at a time.
+        size: groups left out at a time: neighbours in the alphabet, as the F and M of women and men are, in two folds.
         seen: which clips of the list there are at all.
     """
 
     def __init__(
-        self, pipeline: Path, overrides: tuple[str, ...], size: int = 1, seen: Callable[[Row], bool] = lambda _: True
+        self, pipeline: Path, overrides: tuple[str, ...], size: int, seen: Callable[[Row], bool] = lambda _: True
     ) -> None:
         super().__init__(pipeline, overrides)
         with Path(str(self.config.data.list)).open(newline="") as file:
             self.clips = [clip for clip in csv.DictReader(file) if seen(clip)]
         groups = sorted({clip["group"] for clip in self.clips})
-        self.folds = [groups[start : start + size] for start in range(0, len(groups), size)]
+        count = math.ceil(len(groups) / size)
+        self.folds = [groups[start::count] for start in range(count)]
         self.seeds = range(len(self.folds))
 
     def of(self, seed: int) -> Pipeline:

@@ -78,7 +78,10 @@ def test_an_interval_over_people_is_wider_where_people_differ(results):
     worse, people = np.zeros(400, bool), np.repeat(["a", "b", "c", "d"], 100)
     better = dict.fromkeys(range(3), (people == "a") | (people == "b"))
     same = dict.fromkeys(range(3), worse)
-    clips, whole = results.difference(better, same), results.difference(better, same, people.tolist())
+    clips, whole = (
+        results.difference(better, same, dict.fromkeys(range(3), people.tolist()), whole=whole)
+        for whole in (False, True)
+    )
     assert clips[0] == whole[0] == 0.5
     assert clips[1] > 0.4
     assert whole[1] == 0
@@ -87,8 +90,20 @@ def test_an_interval_over_people_is_wider_where_people_differ(results):
 def test_folds_of_unequal_size_count_alike(results):
     ours = {0: np.ones(10, bool), 1: np.ones(40, bool)}
     theirs = {0: np.ones(10, bool), 1: np.zeros(40, bool)}
-    mean, low, high = results.difference(ours, theirs)
-    assert (mean, low, high) == (0.5, 0, 1)
+    people = {0: ["a"] * 10, 1: ["b"] * 40}
+    assert results.difference(ours, theirs, people, whole=True) == (0.5, 0, 1)
+    mean, low, high = results.difference(ours, theirs, people)
+    assert (mean, 0 < low < 0.5 < high < 1) == (0.5, True)
+
+
+def test_people_of_all_folds_are_drawn_together(results):
+    """Two seeds of each of two folds; in one fold one person of two gains, in the other both."""
+    people = {0: ["a"] * 5 + ["b"] * 5, 1: ["c"] * 5 + ["d"] * 5}
+    people |= {2: people[0], 3: people[1]}
+    theirs = dict.fromkeys(people, np.zeros(10, bool))
+    ours = {seed: np.array([person != "a" for person in of]) for seed, of in people.items()}
+    mean, low, high = results.difference(ours, theirs, people, whole=True)
+    assert (mean, low, high) == (0.75, 0.25, 1)
 
 
 def test_the_table_shows_the_way_to_the_teacher(results):
