@@ -240,7 +240,10 @@ def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of a frame's side data where one is new to it, as the EXIF of a photo is
+        return False
     if matrix is None:
         return False
     values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer
