@@ -26,6 +26,8 @@ from cpd.stopwatch import Stopwatch
 
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
+STEP_BACK_S = 1.0
+"""A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Frames = NDArray[np.uint8]
 
@@ -72,8 +74,7 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    times_s = np.maximum.accumulate(times)
-    return VideoInfo(codec, height, width, rotation, depth, times_s, damage, _mirrored(first))
+    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first))
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
@@ -231,6 +232,15 @@ def _frames_at(
     if missing:
         raise VideoError(f"{path}: frame {missing[0]} cannot be decoded")
     return np.stack([found[index] for index in indices.tolist()])
+
+
+def _ascending(times: list[float]) -> NDArray[np.float64]:
+    """Times that never step back: where the clock began anew, as in recordings put together, it goes on."""
+    times_s = np.asarray(times)
+    steps_s = np.diff(times_s)
+    for last in np.flatnonzero(steps_s < -STEP_BACK_S):
+        times_s[last + 1 :] += np.median(steps_s) - steps_s[last]
+    return np.maximum.accumulate(times_s)
 
 
 def _upright(pixels: Frames, frame: VideoFrame) -> Frames:

@@ -140,6 +140,17 @@ def test_variable_rate_is_sampled_by_time(write_video: WriteVideo) -> None:
     assert shown(video.read_clip(path, SPEC)) == [3, 10, 10, 11]
 
 
+def test_recordings_put_together_are_one_video(write_video: WriteVideo, tmp_path: Path) -> None:
+    parts = np.split(ramp(24), 3)
+    files = [write_video(np.repeat(part, 5, 0), "mpeg2video", f"{n}.ts") for n, part in enumerate(parts)]
+    path = tmp_path / "all.ts"
+    path.write_bytes(b"".join(file.read_bytes() for file in files))  # each begins at the same time
+    times_s = video.probe(path).times_s
+    np.testing.assert_allclose(np.diff(times_s), 1 / 25, atol=1e-3)
+    assert len(times_s) == 120
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 15, 21]
+
+
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
     pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
     pixels[:, :, :32] = 255  # white on the left
