@@ -17,7 +17,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from cpd.clip import ClipSpec, window_indices
+from cpd.clip import ClipSpec, shown_s, window_indices
 from cpd.container import Decoder, open_file, reason, time_s
 from cpd.errors import VideoError
 from cpd.packets import PacketIndex, decode_at
@@ -30,6 +30,8 @@ STEP_BACK_S = 1.0
 """A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Frames = NDArray[np.uint8]
+Choose = Callable[[NDArray[np.float64]], NDArray[np.int64]]
+"""Indices of the wanted frames, of the times of all frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,36 @@ def read_windows(
     Raises:
         VideoError: the video cannot be read.
     """
+    frames = _chosen_frames(path, spec, lambda times_s: window_indices(times_s, spec.frames, windows), watch, decoder)
+    clips: Frames = frames.reshape(windows, *spec.shape)
+    return clips
+
+
+def read_parts(
+    path: Path, spec: ClipSpec, part_s: float, most: int, watch: Stopwatch | None = None, decoder: Decoder = "cpu"
+) -> tuple[Frames, float]:
+    """One clip of each equal part of a video, of about ``part_s`` seconds but no more than ``most``.
+
+    Returns:
+        (parts, spec.frames, *spec.crop, 3) uint8 RGB as of ``read_windows``, and for how many seconds they are shown:
+        those of the frames there are, since headers also count sound that is longer, or what was cut off.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    length_s = 0.0
+
+    def choose(times_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        nonlocal length_s
+        length_s = shown_s(times_s)
+        return window_indices(times_s, spec.frames, min(most, max(1, round(length_s / part_s))))
+
+    frames = _chosen_frames(path, spec, choose, watch, decoder)
+    return frames.reshape(-1, *spec.shape), length_s
+
+
+def _chosen_frames(path: Path, spec: ClipSpec, choose: Choose, watch: Stopwatch | None, decoder: Decoder) -> Frames:
+    """(n, *spec.crop, 3) frames; see ``read_windows``."""
     watch = watch or Stopwatch()
     watch.switch("open")
     scaler = Scaler()
@@ -141,14 +173,12 @@ def read_windows(
         watch.switch("decode")
         return pixels
 
-    frames = _frames_of_packets(path, spec.frames, windows, convert, watch, decoder)
+    frames = _frames_of_packets(path, choose, convert, watch, decoder)
     if frames is None:
         watch.switch("decode")
-        indices = window_indices(probe(path, decoder).times_s, spec.frames, windows)
-        frames = _frames_at(path, indices, convert, watch, decoder)
+        frames = _frames_at(path, choose(probe(path, decoder).times_s), convert, watch, decoder)
     watch.switch("")
-    clips: Frames = frames.reshape(windows, *spec.shape)
-    return clips
+    return frames
 
 
 def duration_s(path: Path) -> float:
@@ -163,8 +193,7 @@ def duration_s(path: Path) -> float:
         if container.duration is not None:
             start = container.start_time or 0  # Matroska counts from zero, not from its first frame
             return (container.duration - (start if 0 < start < container.duration else 0)) / av.time_base
-    times = probe(path).times_s
-    return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+    return shown_s(probe(path).times_s)
 
 
 def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
@@ -189,16 +218,16 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
 
 
 def _frames_of_packets(
-    path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
+    path: Path, choose: Choose, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
 ) -> Frames | None:
-    """(windows * frames, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
+    """(n, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
     with open_file(path, decoder) as (container, stream):
         try:
             index = PacketIndex.of(container, stream)
             if index is None:
                 return None
             watch.switch("decode")
-            indices = window_indices(index.times_s, frames, windows)
+            indices = choose(index.times_s)
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
             with open_file(path, decoder) as (again, same_stream):
