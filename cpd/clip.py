@@ -162,6 +162,11 @@ def window_indices(times_s: NDArray[np.float64], frames: int, windows: int) -> N
     ])  # fmt: skip
 
 
+def shown_s(times_s: NDArray[np.float64]) -> float:
+    """How long a video of these frame times is shown, its last frame as long as most; 0 for one frame alone."""
+    return float(times_s[-1] - times_s[0]) + _median(np.diff(times_s)) if len(times_s) > 1 else 0.0
+
+
 def is_variable_rate(times_s: NDArray[np.float64]) -> bool:
     """Whether some frame interval differs from the median by more than ``VARIABLE_RATE_TOLERANCE`` of it."""
     if len(times_s) < 3:

@@ -162,4 +162,6 @@ def time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
 
 def reason(error: BaseException) -> str:
     """FFmpeg's words for an error, without the path and the number around them."""
+    if isinstance(error, av.ExitError):  # what PyAV has FFmpeg do when the time is up
+        return f"nothing came for {TIMEOUT_S:g} s"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -17,7 +17,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from cpd.clip import ClipSpec, window_indices
+from cpd.clip import ClipSpec, shown_s, window_indices
 from cpd.container import Decoder, open_file, reason, time_s
 from cpd.errors import VideoError
 from cpd.packets import PacketIndex, decode_at
@@ -26,8 +26,12 @@ from cpd.stopwatch import Stopwatch
 
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
+STEP_BACK_S = 1.0
+"""A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Frames = NDArray[np.uint8]
+Choose = Callable[[NDArray[np.float64]], NDArray[np.int64]]
+"""Indices of the wanted frames, of the times of all frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,7 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    times_s = np.maximum.accumulate(times)
-    return VideoInfo(codec, height, width, rotation, depth, times_s, damage, _mirrored(first))
+    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first))
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
@@ -130,6 +133,36 @@ def read_windows(
     Raises:
         VideoError: the video cannot be read.
     """
+    frames = _chosen_frames(path, spec, lambda times_s: window_indices(times_s, spec.frames, windows), watch, decoder)
+    clips: Frames = frames.reshape(windows, *spec.shape)
+    return clips
+
+
+def read_parts(
+    path: Path, spec: ClipSpec, part_s: float, most: int, watch: Stopwatch | None = None, decoder: Decoder = "cpu"
+) -> tuple[Frames, float]:
+    """One clip of each equal part of a video, of about ``part_s`` seconds but no more than ``most``.
+
+    Returns:
+        (parts, spec.frames, *spec.crop, 3) uint8 RGB as of ``read_windows``, and for how many seconds they are shown:
+        those of the frames there are, since headers also count sound that is longer, or what was cut off.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    length_s = 0.0
+
+    def choose(times_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        nonlocal length_s
+        length_s = shown_s(times_s)
+        return window_indices(times_s, spec.frames, min(most, max(1, round(length_s / part_s))))
+
+    frames = _chosen_frames(path, spec, choose, watch, decoder)
+    return frames.reshape(-1, *spec.shape), length_s
+
+
+def _chosen_frames(path: Path, spec: ClipSpec, choose: Choose, watch: Stopwatch | None, decoder: Decoder) -> Frames:
+    """(n, *spec.crop, 3) frames; see ``read_windows``."""
     watch = watch or Stopwatch()
     watch.switch("open")
     scaler = Scaler()
@@ -140,14 +173,12 @@ def read_windows(
         watch.switch("decode")
         return pixels
 
-    frames = _frames_of_packets(path, spec.frames, windows, convert, watch, decoder)
+    frames = _frames_of_packets(path, choose, convert, watch, decoder)
     if frames is None:
         watch.switch("decode")
-        indices = window_indices(probe(path, decoder).times_s, spec.frames, windows)
-        frames = _frames_at(path, indices, convert, watch, decoder)
+        frames = _frames_at(path, choose(probe(path, decoder).times_s), convert, watch, decoder)
     watch.switch("")
-    clips: Frames = frames.reshape(windows, *spec.shape)
-    return clips
+    return frames
 
 
 def duration_s(path: Path) -> float:
@@ -162,8 +193,7 @@ def duration_s(path: Path) -> float:
         if container.duration is not None:
             start = container.start_time or 0  # Matroska counts from zero, not from its first frame
             return (container.duration - (start if 0 < start < container.duration else 0)) / av.time_base
-    times = probe(path).times_s
-    return float(times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+    return shown_s(probe(path).times_s)
 
 
 def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
@@ -188,16 +218,16 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
 
 
 def _frames_of_packets(
-    path: Path, frames: int, windows: int, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
+    path: Path, choose: Choose, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
 ) -> Frames | None:
-    """(windows * frames, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
+    """(n, ...) converted frames; None where the packets do not tell, or decoding proves them wrong."""
     with open_file(path, decoder) as (container, stream):
         try:
             index = PacketIndex.of(container, stream)
             if index is None:
                 return None
             watch.switch("decode")
-            indices = window_indices(index.times_s, frames, windows)
+            indices = choose(index.times_s)
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
             with open_file(path, decoder) as (again, same_stream):
@@ -233,6 +263,15 @@ def _frames_at(
     return np.stack([found[index] for index in indices.tolist()])
 
 
+def _ascending(times: list[float]) -> NDArray[np.float64]:
+    """Times that never step back: where the clock began anew, as in recordings put together, it goes on."""
+    times_s = np.asarray(times)
+    steps_s = np.diff(times_s)
+    for last in np.flatnonzero(steps_s < -STEP_BACK_S):
+        times_s[last + 1 :] += np.median(steps_s) - steps_s[last]
+    return np.maximum.accumulate(times_s)
+
+
 def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
     """The pixels of a frame, mirrored and rotated for display."""
     return np.rot90(np.flipud(pixels) if _mirrored(frame) else pixels, _rotation(frame) // 90)
@@ -240,7 +279,10 @@ def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of a frame's side data where one is new to it, as the EXIF of a photo is
+        return False
     if matrix is None:
         return False
     values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer

@@ -22,12 +22,12 @@ OF_STREAMS = ("window_s", "stride_s", "smoothing_s", "patience_s")
 
 def main() -> None:
     """Runs the command that the arguments name."""
+    if sys.stdout is None:  # closed by who started it: what is printed would be lost without an error
+        sys.exit("error: standard output is closed, and nothing can be printed")
     if sys.argv[1:2] == ["http"]:
         from cpd_serve.http.cli import http
 
         http(sys.argv[2:], prog_name="cpd-serve http")
-    if sys.stdout is None:  # closed by who started it: what is printed would be lost without an error
-        sys.exit("error: standard output is closed, and the answers cannot be written")
     label_command(prog_name="cpd-serve")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cpd.container import Decoder
 from cpd.errors import CpdError, EngineError
 from cpd.stopwatch import Stopwatch
-from cpd.video import duration_s, read_windows
+from cpd.video import read_parts, read_windows
 from cpd_serve.runner import Logits, Runner
 
 DECODE_PARTS = ("open", "decode", "resize")
@@ -101,12 +101,12 @@ def label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTI
         EngineError: the model failed, or gave numbers that are none.
     """
     watch = Stopwatch()
-    watch.switch("open")
-    parts, length_s = question.views, 0.0
-    if question.part_s is not None:
-        length_s = duration_s(video)
-        parts = min(MAX_PARTS, max(1, round(length_s / question.part_s)))
-    clips = read_windows(video, runner.manifest.clip, parts, watch, question.decoder)
+    spec, length_s = runner.manifest.clip, 0.0
+    if question.part_s is None:
+        clips = read_windows(video, spec, question.views, watch, question.decoder)
+    else:
+        clips, length_s = read_parts(video, spec, question.part_s, MAX_PARTS, watch, question.decoder)
+    parts = len(clips)
     watch.switch("infer")
     batches = [runner.predict(clips[start : start + BATCH_CLIPS]) for start in range(0, parts, BATCH_CLIPS)]
     watch.switch("post")

@@ -22,14 +22,12 @@ from cpd.clip import ClipSpec
 from cpd.container import Decoder, open_file, open_live, reason, time_s
 from cpd.errors import VideoError
 from cpd.scaler import Scaler
-from cpd.video import fit
+from cpd.video import STEP_BACK_S, fit
 
 WAITING_FRAMES = 8
 """Frames of a stream that wait for the model. More would only be older when their turn comes."""
 RETRY_S = (1.0, 30.0)
 """Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
-STEP_BACK_S = 1.0
-"""A stream whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 STOP_S = 1.0
 """How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
 

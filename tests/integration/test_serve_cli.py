@@ -397,11 +397,13 @@ def test_the_disk_that_answers_go_to_may_be_full(colour_model: Path, red: Path) 
     assert result.stderr == "error: the answers cannot be written: no space left on device\n"
 
 
-def test_answers_that_nobody_can_read_are_an_error(colour_model: Path, red: Path) -> None:
-    command = ["sh", "-c", '"$@" >&-', "sh", *SERVE, "--engine", str(colour_model), str(red)]
+@pytest.mark.parametrize("mode", [[], ["http"]])
+def test_answers_that_nobody_can_read_are_an_error(colour_model: Path, red: Path, mode: list[str]) -> None:
+    source = ["--port", "0"] if mode else [str(red)]
+    command = ["sh", "-c", '"$@" >&-', "sh", *SERVE, *mode, "--engine", str(colour_model), *source]
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
     assert result.returncode == 1
-    assert result.stderr == "error: standard output is closed, and the answers cannot be written\n"
+    assert result.stderr == "error: standard output is closed, and nothing can be printed\n"
 
 
 def test_a_name_with_a_line_break_is_one_line(colour_model: Path) -> None:

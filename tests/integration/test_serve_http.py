@@ -350,6 +350,9 @@ def test_mistakes_give_one_line(engine: Path) -> None:
     result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("error: none.onnx: no such file")
+    result = subprocess.run([*SERVE, "--engine", str(engine), "--host", ""], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.endswith("Error: --host is empty\n")
 
 
 DROP = """

@@ -39,6 +39,8 @@ def http(
     curl --data-binary @clip.mp4 http://127.0.0.1:8000/label
     """
     check_engine(engine, provider)
+    if not host:  # as an unset variable leaves it, and sockets take it for all addresses
+        raise click.UsageError("--host is empty")
     try:
         from cpd_serve.http.server import Limits, serve
     except ModuleNotFoundError as error:

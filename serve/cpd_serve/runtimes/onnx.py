@@ -66,15 +66,17 @@ def open_session(
     """
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
-    options = session_options(threads)
+    options, remedy = session_options(threads), "export it again"
     if provider not in SHORT_NAMES.values():  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = {provider: providers[provider]}  # onnxruntime refuses to be given the CPU as well
+        remedy = "use --provider cpu"
     try:
         session = onnxruntime.InferenceSession(
             data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
         )
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
-        raise EngineError(f"{path}: cannot be loaded: {reason(error)}", "export it again") from error
+        raise EngineError(f"{path}: cannot be loaded: {reason(error)}", remedy) from error
     if provider not in session.get_providers():
         install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
         raise EngineError(

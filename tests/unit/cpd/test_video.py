@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_variable_rate_is_sampled_by_time(write_video: WriteVideo) -> None:
     assert shown(video.read_clip(path, SPEC)) == [3, 10, 10, 11]
 
 
+def test_recordings_put_together_are_one_video(write_video: WriteVideo, tmp_path: Path) -> None:
+    parts = np.split(ramp(24), 3)
+    files = [write_video(np.repeat(part, 5, 0), "mpeg2video", f"{n}.ts") for n, part in enumerate(parts)]
+    path = tmp_path / "all.ts"
+    path.write_bytes(b"".join(file.read_bytes() for file in files))  # each begins at the same time
+    times_s = video.probe(path).times_s
+    np.testing.assert_allclose(np.diff(times_s), 1 / 25, atol=1e-3)
+    assert len(times_s) == 120
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 15, 21]
+
+
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
     pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
     pixels[:, :, :32] = 255  # white on the left
@@ -151,6 +163,21 @@ def test_rotation_is_applied(write_video: WriteVideo) -> None:
     assert frame[:24].mean() < 5
     clip = video.read_clip(path, ClipSpec(frames=1, resize=(64, 32), crop=(64, 32)))
     np.testing.assert_allclose(clip[0].astype(int), frame, atol=1)
+
+
+def test_a_photo_is_turned_as_its_exif_says(write_video: WriteVideo, tmp_path: Path) -> None:
+    pixels = np.zeros((1, 32, 64, 3), dtype=np.uint8)
+    pixels[:, :, :32] = 255  # white on the left
+    jpeg = write_video(pixels, "mjpeg", "photo.mjpeg").read_bytes()
+    tiff = b"MM\0*" + struct.pack(">IHHHIHxxI", 8, 1, 0x112, 3, 1, 8, 0)  # orientation 8: turned left
+    (tmp_path / "photos").mkdir()
+    photo = tmp_path / "photos" / "0001.jpg"
+    photo.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H6s", len(tiff) + 8, b"Exif") + tiff + jpeg[2:])
+    for path in (photo, photo.parent):
+        frame = video.read_frames(path, np.array([0]))[0]
+        assert frame.shape == (64, 32, 3)
+        assert frame[40:].mean() > 240
+        assert frame[:24].mean() < 15
 
 
 def test_windows_are_parts_of_the_video(write_video: WriteVideo) -> None:

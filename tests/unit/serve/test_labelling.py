@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cpd.errors import EngineError, VideoError
+from cpd.video import probe
 from cpd_serve.batch import label_videos
 from cpd_serve.labelling import MAX_PARTS, PARTS, Question, label_video, probabilities, top_labels
 from cpd_serve.runner import open_runner
@@ -56,6 +57,16 @@ def test_views_are_averaged(write_video: WriteVideo, tmp_path: Path, write_model
         answer = label_video(runner, path, Question(views=3))
     assert answer.predictions[0] == ("red", pytest.approx(2 / 3, abs=1e-3))
     assert answer.predictions[1] == ("blue", pytest.approx(1 / 3, abs=1e-3))
+
+
+def test_a_timeline_ends_with_the_frames(write_video: WriteVideo, colour_model: Path) -> None:
+    path = write_video(coloured((240, 0, 0), (0, 240, 0), (0, 0, 240), (0, 0, 240), count=100), "mjpeg", "cut.mkv")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # its header still says how long it was
+    with open_runner(colour_model) as runner:
+        timeline = label_video(runner, path, Question(part_s=1.0)).timeline
+    kept_s = len(probe(path).times_s) / 25
+    assert 1 < kept_s < 3.5
+    assert timeline[-1].end_s == pytest.approx(kept_s, abs=0.05)
 
 
 def test_a_timeline_labels_each_part(write_video: WriteVideo, colour_model: Path) -> None:

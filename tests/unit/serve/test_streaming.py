@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from cpd import container as container_module
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
 from cpd.manifest import METADATA_KEY, Manifest
@@ -431,6 +433,15 @@ def test_a_dropped_connection_is_opened_again_and_given_up_in_the_end(
     assert source.frames == 60
     assert source.reconnects == 1
     assert 4 < handler.asked < 14, "it was asked again, at growing intervals"
+
+
+def test_a_stream_that_falls_silent_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_module, "TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/stream.ts"
+        with open_sources([url], SPEC) as sources:
+            (ended,) = items(sources)
+    assert ended == Ended(f"{url}: cannot be opened as a stream: nothing came for 0.2 s")
 
 
 def test_waiting_for_a_lost_stream_can_be_interrupted(write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch) -> None:
