@@ -25,9 +25,9 @@ from cpd_serve.sources import LOCAL, Back, Ended, Lost, Source, TimedFrame, is_l
 from cpd_serve.streaming import ByFrame, ByWindow, Labelled, Labeller
 
 TWIN = ".stream.onnx"
+"""How the export stage names the streaming graph beside ``student.onnx``."""
 MOST_STREAMS = 64
 """At once: each has a decoder, a thread and some open files."""
-"""How the export stage names the streaming graph beside ``student.onnx``."""
 
 
 @dataclass(frozen=True, slots=True)
