@@ -117,7 +117,7 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
         for name, predict in models.items():
             answers[name].append(predict(frames))
     chosen = read_batch(evenly(clips, BATCH), spec)
-    backwards = np.ascontiguousarray(chosen[:, ::-1])
+    backwards = chosen[:, ::-1].copy()  # contiguous even for a clip of one frame, where numpy keeps the step of -1
     return {
         name: Outputs(
             logits=np.concatenate(answers[name]),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from cpd.dataset import evenly
+from cpd.clip import ClipSpec
+from cpd.dataset import Clip, evenly
 from cpd_export.proofs import (
     BATCH,
     Outputs,
@@ -22,6 +27,7 @@ from cpd_export.proofs import (
     misses_by_chance,
     paired_difference,
     parity,
+    predict_all,
     share_at_least,
 )
 from cpd_export.support import support
@@ -55,6 +61,17 @@ def test_parity_sees_every_way_to_differ() -> None:
         assert failed, field
         assert all(named in name or "torch" in name for name in failed)
     assert all(proof.status == "pass" for proof in parity(outputs(logits), outputs(logits)))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_torch_takes_frames_in_reverse_of_clips_of_any_length(write_video: Callable[..., Path], frames: int) -> None:
+    def first_frames(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return torch.from_numpy(clips)[:, 0].float().mean(1).mean(1).numpy()
+
+    pixels = np.repeat(np.array([40, 120, 200], np.uint8), 32 * 32 * 3).reshape(3, 32, 32, 3)
+    clip = Clip(write_video(pixels), "left", "test", "mjpeg", 32, 32, 0, 8, np.arange(3.0))
+    answers = predict_all({"first": first_frames}, [clip], ClipSpec(frames=frames, resize=32, crop=(32, 32)))["first"]
+    assert (answers.reversed > answers.logits + 50).all() == (frames > 1)
 
 
 def test_paired_difference_is_bonett_and_prices() -> None:
