@@ -64,7 +64,9 @@ def at_least(name: str, value: float, limit: float) -> Proof:
 
 def measured(name: str, value: float, interval: Interval | None = None) -> Proof:
     """Has no limit; only a value that is no number fails."""
-    return Proof(name, float(value), None, "pass" if math.isfinite(value) else "fail", interval)
+    if math.isfinite(value):
+        return Proof(name, float(value), None, "pass", interval)
+    return Proof(name, float(value), None, "fail", interval, "not a finite number")
 
 
 def failures(proofs: Sequence[Proof]) -> str:
