@@ -141,6 +141,8 @@ def test_what_a_target_lacks_is_named() -> None:
     (ten, eleven) = support(graph([cast], opset=23))
     assert (ten.status, eleven.status) == ("fail", "pass")
     assert ten.detail == "opset 23, it reads up to 20"
+    counted = helper.make_node("Range", ["zero", "count", "one"], ["indices"])
+    assert all(proof.status == "pass" for proof in support(graph([cast, counted])))
     for node, named in (
         (helper.make_node("Det", ["frames"], ["logits"]), "operator Det"),
         (
