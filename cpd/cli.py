@@ -128,11 +128,11 @@ def status(config: Path, overrides: tuple[str, ...], output: str | None) -> None
 
 @main.command()
 @CONFIG
-@click.option("--triton", "repository", metavar="DIR", required=True, type=click.Path(path_type=Path),
+@click.option("--triton", "repository", metavar="DIR", required=True,
               help="Model repository to add to; made if need be.")  # fmt: skip
 @SET
 @OUTPUT
-def export(config: Path, repository: Path, overrides: tuple[str, ...], output: str | None) -> None:
+def export(config: Path, repository: str, overrides: tuple[str, ...], output: str | None) -> None:
     """Add the exported students of a run to a model repository of Triton Inference Server.
 
     \b
@@ -142,9 +142,11 @@ def export(config: Path, repository: Path, overrides: tuple[str, ...], output: s
     from cpd.config_file import load_config
     from cpd_export.triton import export_triton
 
+    if not repository:  # as an unset variable leaves it; it would be the current folder
+        raise click.UsageError("--triton is empty")
     settings = load_config(config, _overrides(overrides, output=output))
-    for name in export_triton(settings.run_dir, repository, settings.export.max_batch):
-        click.echo(repository / name)
+    for name in export_triton(settings.run_dir, Path(repository), settings.export.max_batch):
+        click.echo(Path(repository, name))
 
 
 @main.command()

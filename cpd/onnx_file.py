@@ -130,6 +130,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         start = at
         tag, at = _varint(data, at)
         content, kind = at, tag & 7
+        if tag >> 3 == 0:  # as in a file of zeros, which a download or a power cut can leave
+            raise ValueError(f"byte {start} starts no field")
         if kind == VARINT:
             _, at = _varint(data, at)
         elif kind == COUNTED:

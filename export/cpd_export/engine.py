@@ -284,6 +284,6 @@ def _parser_reason(parser: Any) -> str:
 
 def _build_error(flavour: Flavour, options: BuildOptions, reason: str) -> ExportError:
     remedy = ""
-    if "workspace" in reason:
-        remedy = f"raise export.workspace_bytes, now {options.workspace_bytes}"
+    if "workspace" in reason or "OutOfMemory" in reason:  # which TensorRT for RTX says of the workspace, too
+        remedy = f"raise export.workspace_bytes, now {options.workspace_bytes}, or lower export.max_batch"
     return ExportError(f"{flavour.module} cannot build the engine: {reason or 'TensorRT gave no reason'}", remedy)

@@ -64,7 +64,9 @@ def at_least(name: str, value: float, limit: float) -> Proof:
 
 def measured(name: str, value: float, interval: Interval | None = None) -> Proof:
     """Has no limit; only a value that is no number fails."""
-    return Proof(name, float(value), None, "pass" if math.isfinite(value) else "fail", interval)
+    if math.isfinite(value):
+        return Proof(name, float(value), None, "pass", interval)
+    return Proof(name, float(value), None, "fail", interval, "not a finite number")
 
 
 def failures(proofs: Sequence[Proof]) -> str:
@@ -117,7 +119,7 @@ def predict_all(models: Mapping[str, Predict], clips: Sequence[Clip], spec: Clip
         for name, predict in models.items():
             answers[name].append(predict(frames))
     chosen = read_batch(evenly(clips, BATCH), spec)
-    backwards = np.ascontiguousarray(chosen[:, ::-1])
+    backwards = chosen[:, ::-1].copy()  # contiguous even for a clip of one frame, where numpy keeps the step of -1
     return {
         name: Outputs(
             logits=np.concatenate(answers[name]),
@@ -140,14 +142,19 @@ def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
 
 
 def parity(source: Outputs, exported: Outputs) -> list[Proof]:
-    """That an exported graph computes what its source does, whatever the batch and the order of the frames."""
+    """That an exported graph computes what its source does, whatever the batch and the order of the frames.
+
+    Of classes that the source puts within ``LOGIT_LIMIT`` of each other either may come first: among thousands of clips
+    there is such a tie, and rounding decides it.
+    """
     again = source.logits[evenly(range(len(source.logits)), BATCH)]
-    same = float(agreement(source.logits, exported.logits).mean())
+    first = exported.logits.argmax(axis=1)[:, None]
+    behind = source.logits.max(axis=1) - np.take_along_axis(source.logits, first, axis=1)[:, 0]
     return [
         at_most("torch = onnxruntime", largest(source.logits, exported.logits), LOGIT_LIMIT),
         at_most("torch = onnxruntime, clips one by one", largest(again, exported.single), LOGIT_LIMIT),
         at_most("torch = onnxruntime, frames in reverse", largest(source.reversed, exported.reversed), LOGIT_LIMIT),
-        at_least("same top-1 as torch", same, 1.0),
+        at_least("same top-1 as torch", float((behind <= LOGIT_LIMIT).mean()), 1.0),
     ]
 
 

@@ -2,7 +2,8 @@
 
 What a gate rests on decides how it is judged (docs/adr/gates.md):
 
-* a latency varies from run to run: decided by its 95 % interval alone, inconclusive where the limit lies inside;
+* a latency varies from run to run: decided by its 95 % interval alone, inconclusive where the limit lies inside or
+  fewer than ``FEW_RUNS`` were timed;
 * an accuracy on the test split is the same every time: decided by its value on this split, with the interval shown
   for what it says about other clips; inconclusive where the limit lies inside and there are fewer than ``FEW_CLIPS``;
 * a largest difference is exact: decided by its value.
@@ -21,6 +22,9 @@ Status = Literal["pass", "fail", "inconclusive"]
 
 FEW_CLIPS = 30
 """With fewer test clips one clip moves the accuracy by more than 3 points: too few to go by the value alone."""
+FEW_RUNS = 24
+"""With fewer timed runs, six rounds of four, even the whole range of the rounds misses the truth more than once in
+twenty times, so it holds no 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ def latency_gate(
     value: float, interval: Interval, runs: int, name: str, limit: float, *, at_least: bool = False
 ) -> Gate:
     """A gate on a latency, or on a ratio of two, that varies from run to run."""
+    if runs < FEW_RUNS:
+        reason = f"{runs} runs are too few to tell: set validate.latency_runs to {FEW_RUNS} at least"
+        return Gate(name, "inconclusive", value, interval, limit, reason)
     low, high = interval if at_least else (-interval[1], -interval[0])
     edge = limit if at_least else -limit
     status: Status = "pass" if low >= edge else "fail" if high < edge else "inconclusive"

@@ -231,7 +231,10 @@ def describe_engine(
 def summary(result: dict[str, Any]) -> str:
     """The stage in one line."""
     student = next(e for e in result["engines"] if (e["role"], e["runtime"], e["precision"]) == JUDGED)
-    faster = f", {student['speedup_over_teacher']:.1f}x faster" if student["speedup_over_teacher"] else ""
+    speedup = student["speedup_over_teacher"]
+    faster = ""
+    if speedup:
+        faster = f", {speedup:.1f}x faster" if speedup >= 1 else f", {1 / speedup:.1f}x slower"
     return (
         f"{Path(student['path']).name} {student['top1']:.1%} top-1 (teacher {result['teacher']['top1']:.1%}), "
         f"{student['latency_ms']['p50']:.2f} ms a clip{faster}: {result['verdict']}"

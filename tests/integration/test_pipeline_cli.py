@@ -43,6 +43,11 @@ def test_a_stage_that_the_run_stops_before_cannot_be_forced(folder):
     assert "--force export would do nothing with --until data, an earlier stage" in result.stderr
 
 
+def test_an_empty_name_of_a_model_repository_is_not_the_current_folder(folder):
+    result = CliRunner().invoke(main, ["export", "pipeline.yaml", "--triton", ""])
+    assert (result.exit_code, "--triton is empty" in result.stderr) == (2, True)
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, cpd.cli\n"

@@ -45,8 +45,10 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
 
         return load_on_device(path, data, manifest, provider, threads)
     threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))
-    options = FP32 if provider == SHORT_NAMES["cuda"] else {}
-    session = open_session(path, data, threads, {provider: options, SHORT_NAMES["cpu"]: {}})
+    providers = {provider: FP32 if provider == SHORT_NAMES["cuda"] else {}}
+    if provider in SHORT_NAMES.values():
+        providers.setdefault(SHORT_NAMES["cpu"], {})
+    session = open_session(path, data, threads, providers)
     return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
 
 
@@ -59,7 +61,7 @@ def open_session(
         path: of the file, for messages.
         data: its content.
         threads: see ``session_options``.
-        providers: each with its options; what one leaves goes to the next.
+        providers: each with its options; what one leaves goes to the next. Without the CPU's, none may leave anything.
 
     Raises:
         EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine.
@@ -67,9 +69,8 @@ def open_session(
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
     options, remedy = session_options(threads), "export it again"
-    if provider not in SHORT_NAMES.values():  # one that is listed may yet leave all of a graph to the CPU, unsaid
+    if SHORT_NAMES["cpu"] not in providers:  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        providers = {provider: providers[provider]}  # onnxruntime refuses to be given the CPU as well
         remedy = "use --provider cpu"
     try:
         session = onnxruntime.InferenceSession(

@@ -177,6 +177,11 @@ def test_any_bytes_are_refused_with_one_clear_error(data: bytes) -> None:
         manifest_of(data, "it")
 
 
+def test_a_large_file_of_zeros_is_not_read_through() -> None:
+    with pytest.raises(EngineError, match="byte 0 starts no field"):
+        manifest_of(bytes(1 << 26), "student.onnx")
+
+
 def test_foreign_and_missing_models_are_named(tmp_path: Path, described: Path) -> None:
     foreign = onnx.load(described)
     del foreign.metadata_props[:]

@@ -157,6 +157,12 @@ def test_too_little_workspace_names_the_setting(write_conv_model: Callable[[], b
         build_engine(write_conv_model(), BuildOptions(workspace_bytes=1), RTX)
 
 
+def test_a_batch_too_large_for_the_workspace_names_what_to_change(write_conv_model: Callable[[], bytes]) -> None:
+    options = BuildOptions(max_batch=4096, workspace_bytes=1 << 24)
+    with pytest.raises(ExportError, match=r"OutOfMemory .*workspace_bytes, now 16777216, or lower export\.max_batch"):
+        build_engine(write_conv_model(), options, RTX)
+
+
 @pytest.fixture
 def write_conv_model() -> Callable[[], bytes]:
     """A convolution, which needs scratch memory."""

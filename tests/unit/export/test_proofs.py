@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from cpd.dataset import evenly
+from cpd.clip import ClipSpec
+from cpd.dataset import Clip, evenly
 from cpd_export.proofs import (
     BATCH,
     Outputs,
     Proof,
     at_least,
     at_most,
+    failures,
     faithfulness,
     measured,
     misses_by_chance,
     paired_difference,
     parity,
+    predict_all,
     share_at_least,
 )
 from cpd_export.support import support
@@ -57,6 +64,25 @@ def test_parity_sees_every_way_to_differ() -> None:
     assert all(proof.status == "pass" for proof in parity(outputs(logits), outputs(logits)))
 
 
+def test_a_tie_that_rounding_decides_is_no_difference() -> None:
+    tied, apart = one_hot(LABELS), one_hot(LABELS)
+    tied[3], apart[3] = (0.5, 0.5 + 3e-7), (0.5 + 3e-7, 0.5)
+    assert all(proof.status == "pass" for proof in parity(outputs(tied), outputs(apart)))
+    apart[3] = (0.6, 0.5)
+    assert parity(outputs(one_hot(LABELS)), outputs(apart))[-1].status == "fail"
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_torch_takes_frames_in_reverse_of_clips_of_any_length(write_video: Callable[..., Path], frames: int) -> None:
+    def first_frames(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return torch.from_numpy(clips)[:, 0].float().mean(1).mean(1).numpy()
+
+    pixels = np.repeat(np.array([40, 120, 200], np.uint8), 32 * 32 * 3).reshape(3, 32, 32, 3)
+    clip = Clip(write_video(pixels), "left", "test", "mjpeg", 32, 32, 0, 8, np.arange(3.0))
+    answers = predict_all({"first": first_frames}, [clip], ClipSpec(frames=frames, resize=32, crop=(32, 32)))["first"]
+    assert (answers.reversed > answers.logits + 50).all() == (frames > 1)
+
+
 def test_paired_difference_is_bonett_and_prices() -> None:
     one, other = np.zeros(100, bool), np.zeros(100, bool)
     one[:12], other[8:20] = True, True  # 8 ways each: four are shared
@@ -88,7 +114,8 @@ def test_fp16_is_held_to_its_agreement_and_to_being_numbers() -> None:
     assert [proof.status for proof in proofs][1] == "fail"
     overflown = one_hot(LABELS)
     overflown[0, 0] = np.nan
-    assert faithfulness(outputs(one_hot(LABELS)), outputs(overflown), LABELS, "fp16")[0].status == "fail"
+    told = failures(faithfulness(outputs(one_hot(LABELS)), outputs(overflown), LABELS, "fp16"))
+    assert told.startswith("largest logit difference to fp32: not a finite number")
 
 
 def test_too_few_clips_decide_nothing() -> None:
@@ -122,6 +149,8 @@ def test_what_a_target_lacks_is_named() -> None:
     (ten, eleven) = support(graph([cast], opset=23))
     assert (ten.status, eleven.status) == ("fail", "pass")
     assert ten.detail == "opset 23, it reads up to 20"
+    counted = helper.make_node("Range", ["zero", "count", "one"], ["indices"])
+    assert all(proof.status == "pass" for proof in support(graph([cast, counted])))
     for node, named in (
         (helper.make_node("Det", ["frames"], ["logits"]), "operator Det"),
         (

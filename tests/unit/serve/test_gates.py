@@ -59,6 +59,12 @@ def test_a_latency_is_decided_by_its_interval(interval: tuple[float, float], at_
     assert gate.status == status
 
 
+@pytest.mark.parametrize(("runs", "status"), [(1, "inconclusive"), (23, "inconclusive"), (24, "pass")])
+def test_a_few_runs_decide_no_latency(runs: int, status: str) -> None:
+    gate = latency_gate(1.0, (1.0, 1.0), runs, "latency_p50_ms_max", 2.0)
+    assert (gate.status, "too few" in gate.reason) == (status, status != "pass")
+
+
 @pytest.mark.parametrize(
     ("statuses", "want"),
     [
