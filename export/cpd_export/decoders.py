@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,12 +37,12 @@ def decoder_proofs(trained: Path, clips: Sequence[Clip], served: Logits) -> list
     """
     again, run_dir = "run the teacher and distill stages again", trained.parent.parent
     try:
-        with np.load(trained, allow_pickle=False) as arrays:
+        with trained.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, names = arrays["logits"], arrays["paths"].tolist()
             grey_mean, grey_largest = float(arrays["grey_mean"]), float(arrays["grey_largest"])
         rows = {path_in(run_dir, name): row for row, name in enumerate(names)}
         order = [rows[clip.path] for clip in clips]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise DataError(f"{trained}: cannot be read: {error}", again) from error
     except KeyError as error:
         raise DataError(f"{trained}: holds no {error.args[0]}", again) from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ from cpd.lock import atomic
 from cpd.metrics import (
     Logits,
     agreement,
-    bootstrap_interval,
     kl_divergence,
+    retained_interval,
     retained_top1,
     top_k_correct,
     wilson_interval,
@@ -97,9 +98,9 @@ def read_reference(path: Path, clips: list[Clip]) -> Reference:
     """
     remedy = "run the stages from the teacher on again"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, labels, paths = arrays["logits"], arrays["labels"], arrays["paths"].tolist()
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise DataError(f"{path}: cannot be read: {error}", remedy) from error
     rows = {path_in(path.parent.parent, name): row for row, name in enumerate(paths)}
     missing = [clip.path for clip in clips if clip.path not in rows]
@@ -121,10 +122,11 @@ def judge(config: Pipeline, engines: list[Engine], references: dict[str, Referen
         raise EngineError(f"the student cannot be validated: {why}", "run the export stage again")
     right, agrees = top_k_correct(student.logits, teacher.labels), agreement(student.logits, teacher.logits)
     taught = top_k_correct(teacher.logits, teacher.labels)
-    retained = bootstrap_interval(lambda drawn: retained_top1(right[drawn], taught[drawn]), len(right))
     decide: dict[str, Callable[[str, float], Gate]] = {
         "top1_min": partial(share_gate, right),
-        "top1_retained_min": partial(split_gate, retained_top1(right, taught), retained, len(right)),
+        "top1_retained_min": partial(
+            split_gate, retained_top1(right, taught), retained_interval(right, taught), len(right)
+        ),
         "agreement_min": partial(share_gate, agrees),
         "logit_difference_max": partial(
             exact_gate, graph_difference(student, engines), "proven at export, on the same frames"

@@ -13,6 +13,7 @@ from cpd.metrics import (
     bootstrap_interval,
     kl_divergence,
     log_softmax,
+    retained_interval,
     retained_top1,
     top_k_correct,
     wilson_interval,
@@ -76,7 +77,7 @@ def test_a_paired_interval_is_narrower_than_an_unpaired_one() -> None:
     teacher = np.random.default_rng(0).random(300) < 0.7
     student = teacher.copy()
     student[:6] = False  # the student misses what the teacher misses, and a little more
-    low, high = bootstrap_interval(lambda drawn: retained_top1(student[drawn], teacher[drawn]), 300)
+    low, high = retained_interval(student, teacher)
     share_low, share_high = wilson_interval(student)
     assert low < retained_top1(student, teacher) < high
     assert high - low < (share_high - share_low) / 2
@@ -85,4 +86,10 @@ def test_a_paired_interval_is_narrower_than_an_unpaired_one() -> None:
 def test_nothing_is_retained_of_nothing() -> None:
     none = np.zeros(5, bool)
     assert math.isnan(retained_top1(~none, none))
-    assert all(math.isnan(end) for end in bootstrap_interval(lambda drawn: retained_top1(none[drawn], none[drawn]), 5))
+    assert all(math.isnan(end) for end in retained_interval(~none, none))
+
+
+def test_few_clips_on_which_both_are_right_leave_room_for_doubt() -> None:
+    few, many = (retained_interval(np.ones(clips, bool), np.ones(clips, bool)) for clips in (5, 2000))
+    assert few[0] < 0.8 < 1.2 < few[1]
+    assert many == pytest.approx((1, 1), abs=0.01)

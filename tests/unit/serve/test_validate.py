@@ -1,17 +1,23 @@
-"""What the validate stage says of itself."""
+"""Torch's answers, as the validate stage reads them."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from cpd_serve.validate import summary
+from cpd.errors import DataError
+from cpd_serve.validate import read_reference
 
 
-@pytest.mark.parametrize(("speedup", "said"), [(2.0, ", 2.0x faster"), (0.125, ", 8.0x slower"), (None, "")])
-def test_a_student_that_is_slower_is_not_called_faster(speedup: float | None, said: str) -> None:
-    student = {
-        "path": "export/student.onnx", "role": "student", "runtime": "onnxruntime", "precision": "fp32", "top1": 0.5,
-        "latency_ms": {"p50": 1.0}, "speedup_over_teacher": speedup,
-    }  # fmt: skip
-    line = summary({"engines": [student], "teacher": {"top1": 0.75}, "verdict": "fail"})
-    assert line == f"student.onnx 50.0% top-1 (teacher 75.0%), 1.00 ms a clip{said}: fail"
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_answers_that_were_cut_off_are_one_clear_line(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "teacher" / "test_logits.npz"
+    path.parent.mkdir()
+    np.savez(path, logits=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64), paths=np.array(["a", "b", "c"]))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read: ")):
+        read_reference(path, [])
