@@ -167,6 +167,16 @@ class TestCheckpoints:
         assert load_pretrained(model, path, LABELS) == ["fc.bias", "fc.weight"]
         torch.testing.assert_close(model.backbone.layer3[1].conv2.weight, source["layer3.1.conv2.weight"])
 
+    def test_torchvisions_resnets_have_no_counters_of_batches(self, tmp_path):
+        """Its ImageNet ResNets were saved before batch normalisation counted: 102 tensors of 122."""
+        source = build_model(ModelSpec("tsn-resnet18"), len(LABELS), CLIP).backbone.state_dict()
+        published = {name: tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")}
+        assert (len(published), len(source)) == (102, 122)
+        torch.save(published, tmp_path / "resnet18.pth")
+        model = model_of("tsm-resnet18")
+        assert load_pretrained(model, tmp_path / "resnet18.pth", LABELS, as_it_is=True) == []
+        torch.testing.assert_close(model.backbone.bn1.running_var, source["bn1.running_var"])
+
     def test_published_tsm_names_load(self, tmp_path):
         """Names as in the checkpoints of the TSM release: shifted convolutions sit in a wrapper called net."""
         source = model_of("tsm-resnet50").backbone.state_dict()

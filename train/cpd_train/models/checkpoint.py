@@ -125,7 +125,9 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
     for name in classifier & set(renamed):
         if renamed[name].shape != own[name].shape:
             del renamed[name]
-    missing = sorted(set(own) - set(renamed))
+    # which torchvision's ResNets of before torch 0.4.1 have not, and nothing here reads
+    counters = {name for name in own if name.endswith(".num_batches_tracked")}
+    missing = sorted(set(own) - set(renamed) - counters)
     unfit = sorted(name for name in set(own) & set(renamed) if own[name].shape != renamed[name].shape)
     foreign = [name for name in missing if name not in classifier]
     if foreign or unfit:
