@@ -31,6 +31,8 @@ COLUMNS = (
     "sha256",
     "mirrored",
 )
+LONGEST_FIELD = 1 << 30
+"""Characters. The csv module stops at 131,072 by itself: the times of eight minutes of variable rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
     """
     if not path.exists():
         raise DataError(f"{path}: no clip table", "run the data stage first")
+    csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
