@@ -71,6 +71,23 @@ def test_dali_decodes_the_same_pixels_as_pyav(clips):
         np.testing.assert_array_equal(batch.frames[0].numpy(), read_frames(clip.path, indices))
 
 
+def test_large_frames_are_held_a_few_clips_at_a_time(clips, monkeypatch):
+    """A batch of 32 clips of 1080p would take 8 GB at once."""
+    at_once = all_frames(loader_of(clips).evaluate())
+    piece, pieces = ClipLoader._piece, []
+
+    def noted(self, views, size):
+        pieces.append([view.row for view in views])
+        return piece(self, views, size)
+
+    monkeypatch.setattr(ClipLoader, "_piece", noted)
+    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 2 * 4 * 36 * 48 * 3)
+    np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
+    assert pieces == [[0, 1], [2, 3], [4, 5]]
+    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 1)
+    np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
+
+
 def test_training_and_serving_see_the_same_clip(clips):
     trained = all_frames(loader_of(clips).evaluate()).astype(int)
     for clip, seen in zip(clips, trained, strict=True):
