@@ -165,6 +165,8 @@ def from_csv(path: Path, root: Path) -> list[Found]:
             where, label = f"{path}:{reader.line_num}", (row["label"] or "").strip()
             if not row["path"] or not label:
                 raise DataError(f"{where}: a clip needs a path and a label")
+            if any(row.get(None) or ()):  # what DictReader has no column for; commas at the end are no harm
+                raise DataError(f"{where}: has more values than there are columns", "put what has commas in quotes")
             group = (row.get("group") or "").strip()
             clip = Found(root / row["path"], label, _split(row.get("split"), where), group or row["path"])
             other = splits.setdefault(clip.group, clip.split)

@@ -93,6 +93,14 @@ class TestCsv:
         with pytest.raises(DataError, match=message):
             find_clips(Data(list=tmp_path / "list.csv"))
 
+    def test_a_comma_does_not_cut_a_label(self, tmp_path):
+        table = tmp_path / "list.csv"
+        table.write_text('path,label\na.avi,"turn left, slowly"\nb.avi,"turn left, fast",\n')
+        assert [clip.label for clip in from_csv(table, tmp_path)] == ["turn left, slowly", "turn left, fast"]
+        table.write_text("path,label\na.avi,turn left, slowly\nb.avi,turn left, fast\n")
+        with pytest.raises(DataError, match=r"list.csv:2: has more values than there are columns"):
+            from_csv(table, tmp_path)
+
     def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
         rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
         again = [f"./{row}" for row in rows]
