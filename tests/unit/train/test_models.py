@@ -190,6 +190,33 @@ class TestCheckpoints:
         assert load_pretrained(model, tmp_path / "tsm.pth", LABELS) == []
         torch.testing.assert_close(model.backbone.fc.weight, source["fc.weight"])
 
+    @pytest.mark.parametrize("online", [False, True])
+    def test_the_mobilenets_that_tsm_publishes_load(self, tmp_path, online):
+        """Their blocks are flat: convolution, normalisation and activation are counted one by one.
+
+        That of the online demo has neither prefix nor wrapper, and its own name for the classifier.
+        """
+        source = model_of("tsm-mobilenetv2").backbone.state_dict()
+        places = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
+        firsts = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
+        theirs = {}
+        for name, tensor in source.items():
+            head, inside, rest = name.partition(".conv.")
+            if inside:
+                place, _, parameter = rest.rpartition(".")
+                flat = (firsts if head == "features.1" else places)[place]
+                net = ".net" if flat == 0 and head in ("features.3", "features.5") and not online else ""
+                name = f"{head}.conv.{flat}{net}.{parameter}"
+            head, _, parameter = name.rpartition(".")
+            if head == "classifier.1":
+                name = f"classifier.{parameter}" if online else f"new_fc.{parameter}"
+            theirs[name if online else f"module.{'' if name.startswith('new_fc') else 'base_model.'}{name}"] = tensor
+        torch.save(theirs if online else {"state_dict": theirs}, tmp_path / "tsm.pth.tar")
+        model = build_model(ModelSpec("tsm-mobilenetv2"), len(LABELS), CLIP)
+        assert load_pretrained(model, tmp_path / "tsm.pth.tar", LABELS, as_it_is=True) == []
+        loaded = model.backbone.state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in source.items())
+
     def test_other_backbones_and_other_labels_are_refused(self, tmp_path):
         write_checkpoint(tmp_path / "m.safetensors", model_of("tsm-tiny", width=4), "student", LABELS, "", 0, 0.0)
         with pytest.raises(TrainingError, match=r"does not fit tsm-tiny .*of another shape"):

@@ -19,6 +19,10 @@ from cpd.lock import atomic
 from cpd_train.models.classifier import ModelSpec, VideoClassifier, build_model, count_flops
 
 METADATA_KEY = "cpd"
+FLAT = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+"""Where torchvision has the layers of an inverted residual block that are counted one by one."""
+FLAT_FIRST = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+"""The same of the first block, which does not expand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
     """Copies weights from a checkpoint of any origin into a model.
 
     ImageNet weights in torchvision's names, published TSM checkpoints (``module.base_model.layer1.0.conv1.net.weight``,
-    ``new_fc``) and checkpoints of ours load alike. A classifier made for other classes is left as it is.
+    ``new_fc``; of MobileNetV2 ``features.3.conv.0.net.weight``) and checkpoints of ours load alike. A classifier made
+    for other classes is left as it is.
 
     Args:
         model: whose weights are overwritten.
@@ -120,7 +125,7 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
         if wrong:
             raise TrainingError(f"{path}: was trained for another use: {wrong}", "say so in the pipeline, or train it")
     own = model.backbone.state_dict()
-    renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
+    renamed = _as_torchvision({_own_name(name): tensor for name, tensor in tensors.items()})
     classifier = {name for name in own if name.startswith(("fc.", "classifier."))}
     for name in classifier & set(renamed):
         if renamed[name].shape != own[name].shape:
@@ -158,6 +163,22 @@ def _own_name(name: str) -> str:
     name = re.sub(r"^(module\.)?(base_model\.|backbone\.)?", "", name)
     name = name.replace(".net.", ".")
     return re.sub(r"^new_fc\.", "fc.", name)
+
+
+def _as_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A MobileNetV2 as TSM publishes it, whose blocks are flat, with torchvision's names; others as they are."""
+    if "features.1.conv.0.weight" not in tensors:
+        return tensors
+
+    def nested(layer: re.Match[str]) -> str:
+        places = FLAT_FIRST if layer[1] == "1" else FLAT
+        return f"features.{layer[1]}.conv.{places.get(layer[2], layer[2])}."
+
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^features\.(\d+)\.conv\.(\d)\.", nested, name)
+        renamed[re.sub(r"^(classifier|fc)\.", "classifier.1.", name)] = tensor
+    return renamed
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
