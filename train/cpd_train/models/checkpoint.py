@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpd.clip import ClipSpec
-from cpd.errors import TrainingError
+from cpd.errors import TrainingError, reason_of
 from cpd.lock import atomic
 from cpd_train.models.classifier import ModelSpec, VideoClassifier, build_model, count_flops
 
 METADATA_KEY = "cpd"
+ALONE = "save its state_dict alone"
 FLAT = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
 """Where torchvision has the layers of an inverted residual block that are counted one by one."""
 FLAT_FIRST = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
@@ -188,11 +189,12 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise TrainingError(f"{path}: no such checkpoint")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean the same to the user
-        raise TrainingError(f"{path}: cannot be read as weights alone: {error}".splitlines()[0]) from error
+    except Exception as error:  # torch raises many kinds here, and its text tells how to run the code in the file
+        why = reason_of(error) if isinstance(error, OSError) else "it is damaged, or holds other things"
+        raise TrainingError(f"{path}: cannot be read as weights alone: {why}", ALONE) from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise TrainingError(f"{path}: holds no state_dict")
+        raise TrainingError(f"{path}: holds no state_dict", ALONE)
     return values, {}
 
 
