@@ -94,6 +94,28 @@ def test_training_and_serving_see_the_same_clip(clips):
         assert np.abs(read_clip(clip.path, SPEC) - seen).mean() < 1, clip.path.name
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9", "mjpeg"])
+@pytest.mark.parametrize("heights", [(36, 72), (72, 36)])
+def test_frames_of_several_sizes_are_loaded_as_they_are_served(write_video, tmp_path, codec, heights):
+    """As browsers record a call: DALI would fail, or read each frame as if it were as large as the first."""
+    rng, path = np.random.default_rng(0), tmp_path / "call.mkv"
+    with av.open(str(path), "w") as call:
+        stream = None
+        for part, height in enumerate(heights):
+            frames = moving_square(rng, height=height, width=height * 4 // 3)
+            with av.open(str(write_video(frames, codec, f"{part}.mkv"))) as container:
+                stream = stream or call.add_stream_from_template(container.streams.video[0])
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = packet.pts + part * len(frames) * 40
+                        packet.stream = stream
+                        call.mux(packet)
+    (clip,), _ = audit([Found(path, "x", "train", "")])
+    assert not clip.one_size
+    assert len(clip.times_s) == 22
+    assert np.abs(all_frames(loader_of([clip]).evaluate())[0].astype(int) - read_clip(path, SPEC)).mean() < 2
+
+
 def test_a_folder_of_images_is_loaded_as_the_video_made_of_them(clips, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

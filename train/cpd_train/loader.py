@@ -183,7 +183,8 @@ class ClipLoader:
             clip = self.clips[row]
             sizes = self.readable.get(clip.codec)
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
-            plain = fits and clip.rotation == 0 and not clip.mirrored and clip.bit_depth == 8
+            upright = clip.rotation == 0 and not clip.mirrored
+            plain = fits and upright and clip.one_size and clip.bit_depth == 8
             self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
         return self._native[row]
 

@@ -1,10 +1,22 @@
 """The clip table, written and read again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cpd.dataset import Clip, read_clips, write_clips
+
+
+def test_every_property_of_a_clip_comes_back(tmp_path):
+    times_s = np.arange(3.0)
+    odd = Clip(Path("/a, b.mp4"), "é", "test", "vp9", 4, 6, 90, 10, times_s, "ab", mirrored=True, one_size=False)
+    clips = [odd, replace(odd, mirrored=False, one_size=True)]
+    (tmp_path / "data").mkdir()
+    write_clips(tmp_path / "data/clips.csv", clips, [False, False])
+    read = read_clips(tmp_path / "data/clips.csv")
+    np.testing.assert_array_equal([clip.times_s for clip in read], [times_s, times_s])
+    assert [replace(clip, times_s=times_s) for clip in read] == clips
 
 
 def test_a_long_clip_of_variable_rate_comes_back(tmp_path):
