@@ -137,15 +137,18 @@ def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> Input
 def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
     """Name, format and options under which FFmpeg reads the images of a folder one after the other."""
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise VideoError(f"{folder}: {reason(error)}") from error
-    numbered = [match for name in names if (match := re.fullmatch(r"(\D*)(\d+)(\.jpe?g)", name))]
+    numbered = [match for name in names if (match := re.fullmatch(r"(.*?)(\d+)(\.jpe?g)", name, re.IGNORECASE))]
     if not numbered:
         what = "of videos, not a video" if any(videos_below(folder)) else "without videos or numbered .jpg images"
         raise VideoError(f"{folder}: is a folder {what}")
     first = min(numbered, key=lambda match: int(match[2]))
-    numbers = {int(match[2]) for match in numbered if match[1] == first[1]}
+    other = min((match[0] for match in numbered if (match[1], match[3]) != (first[1], first[3])), default="")
+    if other:  # optical flow beside the frames, or a cover picture
+        raise VideoError(f"{folder}: holds more than one series of images, {first[0]} … and {other} …")
+    numbers = {int(match[2]) for match in numbered}
     gap = next((number for number in range(int(first[2]), max(numbers)) if number not in numbers), None)
     if gap is not None:  # FFmpeg would end there, and say nothing
         raise VideoError(f"{folder}: has no image {first[1]}{gap:0{len(first[2])}d}{first[3]}, but later ones")

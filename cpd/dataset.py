@@ -30,7 +30,10 @@ COLUMNS = (
     "times_ms",
     "sha256",
     "mirrored",
+    "one_size",
 )
+LONGEST_FIELD = 1 << 30
+"""Characters. The csv module stops at 131,072 by itself: the times of eight minutes of variable rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Clip:
     """Of the file, or of a folder of images, in hex; empty where a clip was made up without one."""
     mirrored: bool = False
     """See ``cpd.video.VideoInfo``."""
+    one_size: bool = True
+    """Likewise."""
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
@@ -79,6 +84,7 @@ def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]
             writer.writerow([
                 name_in(run_dir, clip.path), clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
                 clip.bit_depth, len(clip.times_s), times_ms, clip.sha256, int(clip.mirrored),
+                int(clip.one_size),
             ])  # fmt: skip
 
 
@@ -90,9 +96,10 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
     """
     if not path.exists():
         raise DataError(f"{path}: no clip table", "run the data stage first")
+    csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ())[: len(COLUMNS) - 1] != COLUMNS[:-1]:  # older tables lack the last
             raise DataError(f"{path}: not a clip table", "run the data stage again")
         rows = [row for row in reader if split is None or row["split"] == split]
     return [
@@ -110,6 +117,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
             else np.arange(int(row["frames"]), dtype=np.float64),
             sha256=row["sha256"],
             mirrored=row["mirrored"] == "1",
+            one_size=row.get("one_size") != "0",
         )
         for row in rows
     ]

@@ -39,8 +39,11 @@ class Scaler:
         """
         resized = (width, height) != (frame.width, frame.height)
         form = "rgb24"
-        if resized and frame.format.name in SHARED_COLOUR and frame.width * frame.height <= LARGE:
+        small = frame.format.name in SHARED_COLOUR and frame.width * frame.height <= LARGE
+        if resized and (small or frame.interlaced_frame):
             form = PLANES
             frame = self._colour.reformat(frame, format=form, interpolation=FLAGS, threads=1)
+            if frame.interlaced_frame:  # told so, the scaler would resize each field by itself and interleave them
+                frame = VideoFrame.from_ndarray(frame.to_ndarray(), format=form)
         rgb = self._size.reformat(frame, width, height, form, interpolation=FLAGS, threads=1)
         return np.asarray(rgb.to_ndarray(), dtype=np.uint8)

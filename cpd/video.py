@@ -53,6 +53,8 @@ class VideoInfo:
     """Empty, or what the decoder complained about after the last good frame."""
     mirrored: bool
     """Whether the decoded frame is turned over before it is turned, as front cameras store theirs."""
+    one_size: bool
+    """Whether all frames are as large as the first; a call's recording changes its size with the connection."""
 
 
 def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
@@ -62,11 +64,12 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         VideoError: not a single frame can be decoded.
     """
     times: list[float] = []
-    damage, first = "", None
+    damage, first, one_size = "", None, True
     with open_file(path, decoder) as (container, stream):
         try:
             for frame in container.decode(stream):
                 first = first or frame
+                one_size &= (frame.height, frame.width) == (first.height, first.width)
                 times.append(time_s(frame, len(times), stream))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
@@ -76,7 +79,7 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first))
+    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), one_size)
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:

@@ -71,10 +71,49 @@ def test_dali_decodes_the_same_pixels_as_pyav(clips):
         np.testing.assert_array_equal(batch.frames[0].numpy(), read_frames(clip.path, indices))
 
 
+def test_large_frames_are_held_a_few_clips_at_a_time(clips, monkeypatch):
+    """A batch of 32 clips of 1080p would take 8 GB at once."""
+    at_once = all_frames(loader_of(clips).evaluate())
+    piece, pieces = ClipLoader._piece, []
+
+    def noted(self, views, size):
+        pieces.append([view.row for view in views])
+        return piece(self, views, size)
+
+    monkeypatch.setattr(ClipLoader, "_piece", noted)
+    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 2 * 4 * 36 * 48 * 3)
+    np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
+    assert pieces == [[0, 1], [2, 3], [4, 5]]
+    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 1)
+    np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
+
+
 def test_training_and_serving_see_the_same_clip(clips):
     trained = all_frames(loader_of(clips).evaluate()).astype(int)
     for clip, seen in zip(clips, trained, strict=True):
         assert np.abs(read_clip(clip.path, SPEC) - seen).mean() < 1, clip.path.name
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9", "mjpeg"])
+@pytest.mark.parametrize("heights", [(36, 72), (72, 36)])
+def test_frames_of_several_sizes_are_loaded_as_they_are_served(write_video, tmp_path, codec, heights):
+    """As browsers record a call: DALI would fail, or read each frame as if it were as large as the first."""
+    rng, path = np.random.default_rng(0), tmp_path / "call.mkv"
+    with av.open(str(path), "w") as call:
+        stream = None
+        for part, height in enumerate(heights):
+            frames = moving_square(rng, height=height, width=height * 4 // 3)
+            with av.open(str(write_video(frames, codec, f"{part}.mkv"))) as container:
+                stream = stream or call.add_stream_from_template(container.streams.video[0])
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        packet.pts = packet.dts = packet.pts + part * len(frames) * 40
+                        packet.stream = stream
+                        call.mux(packet)
+    (clip,), _ = audit([Found(path, "x", "train", "")])
+    assert not clip.one_size
+    assert len(clip.times_s) == 22
+    assert np.abs(all_frames(loader_of([clip]).evaluate())[0].astype(int) - read_clip(path, SPEC)).mean() < 2
 
 
 def test_a_folder_of_images_is_loaded_as_the_video_made_of_them(clips, tmp_path):

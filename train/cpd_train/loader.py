@@ -41,6 +41,8 @@ CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
 MIDDLE_GREY = 127
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
+DECODED_BYTES = 1 << 29
+"""Of frames at their own size that are held at once, unless one clip alone takes more."""
 
 Frames = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -181,11 +183,35 @@ class ClipLoader:
             clip = self.clips[row]
             sizes = self.readable.get(clip.codec)
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
-            plain = fits and clip.rotation == 0 and not clip.mirrored and clip.bit_depth == 8
+            upright = clip.rotation == 0 and not clip.mirrored
+            plain = fits and upright and clip.one_size and clip.bit_depth == 8
             self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
         return self._native[row]
 
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
+        pieces = [self._piece(piece, size) for piece in self._pieces(views)]
+        with torch.cuda.stream(self._stream):
+            frames = torch.cat(pieces)
+        if self._stream is not None:
+            self._stream.synchronize()
+        return frames
+
+    def _pieces(self, views: list[View]) -> Iterator[list[View]]:
+        """The views in their order, as many together as ``DECODED_BYTES`` allows."""
+        piece: list[View] = []
+        left = DECODED_BYTES
+        for view in views:
+            clip = self.clips[view.row]
+            height, width = view.size if view.row in self._cache else (clip.height, clip.width)
+            needed = len(view.indices) * height * width * 3
+            if piece and needed > left:
+                yield piece
+                piece, left = [], DECODED_BYTES
+            piece.append(view)
+            left -= needed
+        yield piece
+
+    def _piece(self, views: list[View], size: tuple[int, int]) -> Tensor:
         decoded = list(self._pool.map(self._source, views))
         inputs: dict[str, list[Any]] = {
             "encoded": [encoded for encoded, _ in decoded],

@@ -165,6 +165,8 @@ def from_csv(path: Path, root: Path) -> list[Found]:
             where, label = f"{path}:{reader.line_num}", (row["label"] or "").strip()
             if not row["path"] or not label:
                 raise DataError(f"{where}: a clip needs a path and a label")
+            if any(row.get(None) or ()):  # what DictReader has no column for; commas at the end are no harm
+                raise DataError(f"{where}: has more values than there are columns", "put what has commas in quotes")
             group = (row.get("group") or "").strip()
             clip = Found(root / row["path"], label, _split(row.get("split"), where), group or row["path"])
             other = splits.setdefault(clip.group, clip.split)
@@ -201,7 +203,7 @@ def from_something_something(path: Path, root: Path) -> list[Found]:
     videos = _videos_by_stem(root)
     found = []
     for file_path in _pieces(path, "json"):
-        for entry in json.loads(file_path.read_text(encoding="utf-8")):
+        for entry in json.loads(file_path.read_text(encoding="utf-8-sig")):
             label = entry["template"].replace("[", "").replace("]", "")
             video = videos.get(str(entry["id"]), root / f"{entry['id']}.webm")
             found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], str(entry["id"])))
@@ -216,7 +218,7 @@ def from_jester(path: Path, root: Path) -> list[Found]:
     videos = _videos_by_stem(root)
     found = []
     for file_path in _pieces(path, "csv"):
-        for number, line in enumerate(file_path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file_path.read_text(encoding="utf-8-sig").splitlines(), 1):
             identity, separator, label = line.partition(";")
             if not separator or not label:
                 raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)", FORMAT)

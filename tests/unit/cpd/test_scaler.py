@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import av
 import numpy as np
 import pytest
@@ -55,3 +57,24 @@ def test_resizing_keeps_range_and_matrix(form: str, colour_range: str) -> None:
     frame.colorspace, frame.color_range = 1, {"mpeg": 1, "jpeg": 2}[colour_range]
     one_colour = frame.reformat(format="rgb24", interpolation=FLAGS).to_ndarray()[0, 0].astype(int)
     assert np.abs(Scaler().rgb(frame, 96, 72).astype(int) - one_colour).max() <= 1
+
+
+def interlaced_frame() -> VideoFrame:
+    """As camcorders, DVDs and television give it."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25, options={"flags": "+ildct+ilme", "qscale": "2"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(stream.encode(sharp_colours("yuv420p")))
+        container.mux(stream.encode(None))
+    with av.open(io.BytesIO(file.getvalue())) as container:
+        return next(container.decode(video=0))
+
+
+@pytest.mark.parametrize("large", [1 << 19, 0])
+def test_an_interlaced_frame_is_resized_whole(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cpd.scaler.LARGE", large)
+    frame = interlaced_frame()
+    assert frame.interlaced_frame
+    whole = VideoFrame.from_ndarray(frame.reformat(format="rgb24", interpolation=FLAGS).to_ndarray(), format="rgb24")
+    assert apart(Scaler().rgb(frame, 48, 36), rgb_first(whole, 48, 36)) < 0.5

@@ -384,6 +384,20 @@ def test_a_folder_of_images_is_a_video(write_video: WriteVideo, tmp_path: Path) 
         video.probe(folder)
 
 
+@pytest.mark.parametrize("name", ["v_7_%04d.jpg", "IMG_%04d.JPG", "%d.jpeg"])
+def test_images_may_be_called_otherwise(write_video: WriteVideo, tmp_path: Path, name: str) -> None:
+    joined, folder = write_video(ramp(11), "mjpeg"), tmp_path / "images"
+    folder.mkdir()
+    with av.open(str(joined)) as container:
+        for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+            (folder / (name % number)).write_bytes(bytes(packet))
+    (folder / "._00000.jpg").touch()  # as macOS leaves them
+    np.testing.assert_array_equal(video.read_frames(folder, np.arange(11)), video.read_frames(joined, np.arange(11)))
+    (folder / "flow_x_00001.jpg").touch()
+    with pytest.raises(VideoError, match="holds more than one series of images"):
+        video.probe(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -137,7 +137,7 @@ def test_any_other_error_of_a_library_keeps_its_traceback():
         raise RuntimeError("shapes do not fit")
 
 
-@pytest.mark.parametrize(("width", "last"), [(8, True), (12, False)])
+@pytest.mark.parametrize(("width", "last"), [(16, True), (12, False), (8, False)])
 def test_kernels_are_channels_last_where_torch_computes_so_without_harm(width, last):
     model = on_device(build_model(ModelSpec("tsm-tiny", width), 3, CLIP), CPU)
     assert model.channels_last == last

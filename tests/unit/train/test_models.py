@@ -167,6 +167,16 @@ class TestCheckpoints:
         assert load_pretrained(model, path, LABELS) == ["fc.bias", "fc.weight"]
         torch.testing.assert_close(model.backbone.layer3[1].conv2.weight, source["layer3.1.conv2.weight"])
 
+    def test_torchvisions_resnets_have_no_counters_of_batches(self, tmp_path):
+        """Its ImageNet ResNets were saved before batch normalisation counted: 102 tensors of 122."""
+        source = build_model(ModelSpec("tsn-resnet18"), len(LABELS), CLIP).backbone.state_dict()
+        published = {name: tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")}
+        assert (len(published), len(source)) == (102, 122)
+        torch.save(published, tmp_path / "resnet18.pth")
+        model = model_of("tsm-resnet18")
+        assert load_pretrained(model, tmp_path / "resnet18.pth", LABELS, as_it_is=True) == []
+        torch.testing.assert_close(model.backbone.bn1.running_var, source["bn1.running_var"])
+
     def test_published_tsm_names_load(self, tmp_path):
         """Names as in the checkpoints of the TSM release: shifted convolutions sit in a wrapper called net."""
         source = model_of("tsm-resnet50").backbone.state_dict()
@@ -179,6 +189,33 @@ class TestCheckpoints:
         model = build_model(ModelSpec("tsm-resnet50"), len(LABELS), CLIP)
         assert load_pretrained(model, tmp_path / "tsm.pth", LABELS) == []
         torch.testing.assert_close(model.backbone.fc.weight, source["fc.weight"])
+
+    @pytest.mark.parametrize("online", [False, True])
+    def test_the_mobilenets_that_tsm_publishes_load(self, tmp_path, online):
+        """Their blocks are flat: convolution, normalisation and activation are counted one by one.
+
+        That of the online demo has neither prefix nor wrapper, and its own name for the classifier.
+        """
+        source = model_of("tsm-mobilenetv2").backbone.state_dict()
+        places = {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6, "3": 7}
+        firsts = {"0.0": 0, "0.1": 1, "1": 3, "2": 4}
+        theirs = {}
+        for name, tensor in source.items():
+            head, inside, rest = name.partition(".conv.")
+            if inside:
+                place, _, parameter = rest.rpartition(".")
+                flat = (firsts if head == "features.1" else places)[place]
+                net = ".net" if flat == 0 and head in ("features.3", "features.5") and not online else ""
+                name = f"{head}.conv.{flat}{net}.{parameter}"
+            head, _, parameter = name.rpartition(".")
+            if head == "classifier.1":
+                name = f"classifier.{parameter}" if online else f"new_fc.{parameter}"
+            theirs[name if online else f"module.{'' if name.startswith('new_fc') else 'base_model.'}{name}"] = tensor
+        torch.save(theirs if online else {"state_dict": theirs}, tmp_path / "tsm.pth.tar")
+        model = build_model(ModelSpec("tsm-mobilenetv2"), len(LABELS), CLIP)
+        assert load_pretrained(model, tmp_path / "tsm.pth.tar", LABELS, as_it_is=True) == []
+        loaded = model.backbone.state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in source.items())
 
     def test_other_backbones_and_other_labels_are_refused(self, tmp_path):
         write_checkpoint(tmp_path / "m.safetensors", model_of("tsm-tiny", width=4), "student", LABELS, "", 0, 0.0)
@@ -193,7 +230,7 @@ class TestCheckpoints:
                 return (json.loads, ("1",))
 
         torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
-        with pytest.raises(TrainingError, match="cannot be read as weights alone"):
+        with pytest.raises(TrainingError, match=r"alone: it .* holds other things \(save its state_dict"):
             load_pretrained(model_of("tsm-tiny"), tmp_path / "trap.pth", LABELS)
 
     @pytest.mark.parametrize("content", [None, b"", b"not weights at all"])

@@ -93,6 +93,14 @@ class TestCsv:
         with pytest.raises(DataError, match=message):
             find_clips(Data(list=tmp_path / "list.csv"))
 
+    def test_a_comma_does_not_cut_a_label(self, tmp_path):
+        table = tmp_path / "list.csv"
+        table.write_text('path,label\na.avi,"turn left, slowly"\nb.avi,"turn left, fast",\n')
+        assert [clip.label for clip in from_csv(table, tmp_path)] == ["turn left, slowly", "turn left, fast"]
+        table.write_text("path,label\na.avi,turn left, slowly\nb.avi,turn left, fast\n")
+        with pytest.raises(DataError, match=r"list.csv:2: has more values than there are columns"):
+            from_csv(table, tmp_path)
+
     def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
         rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
         again = [f"./{row}" for row in rows]
@@ -151,7 +159,7 @@ class TestPublishedLists:
     def test_something_something(self, tmp_path):
         touch(tmp_path / "7.webm")
         entry = {"id": "7", "label": "pushing a pen", "template": "Pushing [something]", "placeholders": ["a pen"]}
-        (tmp_path / "something-something-v2-train.json").write_text(json.dumps([entry]))
+        (tmp_path / "something-something-v2-train.json").write_text(json.dumps([entry]), encoding="utf-8-sig")
         (tmp_path / "something-something-v2-validation.json").write_text(json.dumps([entry | {"id": "8"}]))
         (tmp_path / "something-something-v2-test.json").write_text(json.dumps([{"id": "9"}]))
         found = from_something(tmp_path, tmp_path)
@@ -177,7 +185,7 @@ class TestPublishedLists:
     def test_jester(self, tmp_path):
         touch(tmp_path / "100.mp4")
         (tmp_path / "jester-v1-labels.csv").write_text("Swiping Left\nStop Sign\n")
-        (tmp_path / "jester-v1-train.csv").write_text("100;Swiping Left\n")
+        (tmp_path / "jester-v1-train.csv").write_text("100;Swiping Left\n", encoding="utf-8-sig")  # as Windows writes
         (tmp_path / "jester-v1-validation.csv").write_text("101;Stop Sign\n")
         found = from_jester(tmp_path, tmp_path)
         assert [(c.path.name, c.label, c.split) for c in found] == [

@@ -14,11 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpd.clip import ClipSpec
-from cpd.errors import TrainingError
+from cpd.errors import TrainingError, reason_of
 from cpd.lock import atomic
 from cpd_train.models.classifier import ModelSpec, VideoClassifier, build_model, count_flops
 
 METADATA_KEY = "cpd"
+ALONE = "save its state_dict alone"
+FLAT = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+"""Where torchvision has the layers of an inverted residual block that are counted one by one."""
+FLAT_FIRST = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+"""The same of the first block, which does not expand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
     """Copies weights from a checkpoint of any origin into a model.
 
     ImageNet weights in torchvision's names, published TSM checkpoints (``module.base_model.layer1.0.conv1.net.weight``,
-    ``new_fc``) and checkpoints of ours load alike. A classifier made for other classes is left as it is.
+    ``new_fc``; of MobileNetV2 ``features.3.conv.0.net.weight``) and checkpoints of ours load alike. A classifier made
+    for other classes is left as it is.
 
     Args:
         model: whose weights are overwritten.
@@ -120,12 +126,14 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
         if wrong:
             raise TrainingError(f"{path}: was trained for another use: {wrong}", "say so in the pipeline, or train it")
     own = model.backbone.state_dict()
-    renamed = {_own_name(name): tensor for name, tensor in tensors.items()}
+    renamed = _as_torchvision({_own_name(name): tensor for name, tensor in tensors.items()})
     classifier = {name for name in own if name.startswith(("fc.", "classifier."))}
     for name in classifier & set(renamed):
         if renamed[name].shape != own[name].shape:
             del renamed[name]
-    missing = sorted(set(own) - set(renamed))
+    # which torchvision's ResNets of before torch 0.4.1 have not, and nothing here reads
+    counters = {name for name in own if name.endswith(".num_batches_tracked")}
+    missing = sorted(set(own) - set(renamed) - counters)
     unfit = sorted(name for name in set(own) & set(renamed) if own[name].shape != renamed[name].shape)
     foreign = [name for name in missing if name not in classifier]
     if foreign or unfit:
@@ -158,6 +166,22 @@ def _own_name(name: str) -> str:
     return re.sub(r"^new_fc\.", "fc.", name)
 
 
+def _as_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A MobileNetV2 as TSM publishes it, whose blocks are flat, with torchvision's names; others as they are."""
+    if "features.1.conv.0.weight" not in tensors:
+        return tensors
+
+    def nested(layer: re.Match[str]) -> str:
+        places = FLAT_FIRST if layer[1] == "1" else FLAT
+        return f"features.{layer[1]}.conv.{places.get(layer[2], layer[2])}."
+
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^features\.(\d+)\.conv\.(\d)\.", nested, name)
+        renamed[re.sub(r"^(classifier|fc)\.", "classifier.1.", name)] = tensor
+    return renamed
+
+
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -165,11 +189,12 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise TrainingError(f"{path}: no such checkpoint")
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean the same to the user
-        raise TrainingError(f"{path}: cannot be read as weights alone: {error}".splitlines()[0]) from error
+    except Exception as error:  # torch raises many kinds here, and its text tells how to run the code in the file
+        why = reason_of(error) if isinstance(error, OSError) else "it is damaged, or holds other things"
+        raise TrainingError(f"{path}: cannot be read as weights alone: {why}", ALONE) from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise TrainingError(f"{path}: holds no state_dict")
+        raise TrainingError(f"{path}: holds no state_dict", ALONE)
     return values, {}
 
 
