@@ -386,3 +386,17 @@ class TestPrepare:
         }  # fmt: skip
         with pytest.raises(DataError, match=r"2 of 13 clips cannot be used.*gone.avi: no such file"):
             prepare.run(config_of(data=data | {"max_broken_fraction": 0.1}), tmp_path / "run")
+
+    def test_one_video_under_two_names_is_told_where_it_is_in_two_splits(self, write_video, tmp_path):
+        rows = ["path,label,split"]
+        for n, (grey, label, split) in enumerate([
+            (0, "x", "train"), (0, "x", "train"), (50, "x", "train"), (100, "y", "train"), (100, "y", "test"),
+            (150, "x", "test"), (200, "x", "val"), (250, "y", "val"),
+        ]):  # fmt: skip
+            path = write_video(np.full((4, 32, 32, 3), grey, np.uint8), name=f"{n}.avi")
+            rows.append(f"{path.name},{label},{split}")
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        summary = prepare.run(config_of(data={"list": str(tmp_path / "list.csv")}), tmp_path / "run")
+        assert summary.endswith(f"; the same video in two splits or classes: {tmp_path}/3.avi and {tmp_path}/4.avi")
+        written = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
+        assert written["in_two_places"] == [[f"{tmp_path}/3.avi", f"{tmp_path}/4.avi"]]

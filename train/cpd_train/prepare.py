@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -48,17 +48,26 @@ def run(config: Pipeline, run_dir: Path) -> str:
     write_clips(table, clips, [is_variable_rate(clip.times_s) for clip in clips])
     labels = sorted_labels(clip.label for clip in clips)
     splits = {split: sum(clip.split == split for clip in clips) for split in SPLITS}
+    twice = in_two_places(clips)
     summary = {
         "labels": labels,
         "splits": splits,
         "codecs": dict(Counter(clip.codec for clip in clips).most_common()),
         "variable_rate": sum(is_variable_rate(clip.times_s) for clip in clips),
         "broken": broken,
+        "in_two_places": twice,
         "sha256": content_sha256(table),
     }
     (folder / "data.json").write_text(json.dumps(summary, indent=2))
     counts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    return f"{len(labels)} classes, {counts} clips" + (f", {len(broken)} broken left out" if broken else "")
+    told = f"{len(labels)} classes, {counts} clips"
+    if broken:
+        told += f", {len(broken)} broken left out"
+    if twice:
+        first, second, *_ = twice[0]
+        told += f"; the same video in two splits or classes: {first} and {second}"
+        told += f", and {len(twice) - 1} more" if len(twice) > 1 else ""
+    return told
 
 
 def render(rendered: Rendered, folder: Path, seed: int) -> list[Found]:
@@ -105,6 +114,19 @@ def audit(found: list[Found]) -> tuple[list[Clip], list[dict[str, str]]]:
             else:
                 broken.append(clip)
     return clips, broken
+
+
+def in_two_places(clips: list[Clip]) -> list[list[str]]:
+    """The paths of each video that is, byte for byte, in several splits or classes: the student is tested on what it
+    was trained on, or told two things of one video."""
+    places: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        places[clip.sha256].append(clip)
+    return [
+        [str(clip.path) for clip in same]
+        for same in places.values()
+        if len({(clip.split, clip.label) for clip in same}) > 1
+    ]
 
 
 def _open(found: Found) -> Clip | dict[str, str]:
