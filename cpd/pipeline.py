@@ -73,9 +73,7 @@ def run_stages(
     """
     run_dir = config.run_dir
     with _explained(run_dir), hold(run_dir):
-        lock = Lock(run_dir)
-        if lock.damage:
-            click.echo(f"warning: {lock.damage}; every stage runs again", err=True)
+        lock = _lock_of(run_dir)
         for stage in stages:
             cause = _cause(stage, config, lock)
             reasons = lock.staleness(stage.name, cause)
@@ -92,7 +90,7 @@ def run_stages(
 
 def status_of(stages: Sequence[Stage], config: Pipeline) -> list[Status]:
     """Where each stage stands, without changing anything."""
-    lock = Lock(config.run_dir)
+    lock = _lock_of(config.run_dir)
     found: list[Status] = []
     unsettled: set[str] = set()
     for stage in stages:
@@ -111,6 +109,13 @@ def status_of(stages: Sequence[Stage], config: Pipeline) -> list[Status]:
         if entry is not None and found[-1].state == "stale":
             unsettled |= set(entry.outputs)
     return found
+
+
+def _lock_of(run_dir: Path) -> Lock:
+    lock = Lock(run_dir)
+    if lock.damage:
+        click.echo(f"warning: {lock.damage}; every stage runs again", err=True)
+    return lock
 
 
 def _run_stage(stage: Stage, config: Pipeline, cause: Cause, lock: Lock) -> None:

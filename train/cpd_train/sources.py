@@ -145,7 +145,10 @@ def from_folder(folder: Path) -> list[Found]:
     for split, label in classes:
         videos = sorted(videos_below(label))
         if not videos:
-            raise DataError(f"{label}: class {label.name} has no video", "remove the folder or add clips to it")
+            remedy = (
+                "name folders of images in a list: data.list" if _subfolders(label) else "remove it or add clips to it"
+            )
+            raise DataError(f"{label}: class {label.name} has no video", remedy)
         found += [Found(path, label.name, split, path.relative_to(folder).as_posix()) for path in videos]
     return found
 

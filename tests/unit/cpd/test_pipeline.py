@@ -191,6 +191,8 @@ def test_a_broken_lock_is_a_warned_miss(kitchen, tmp_path, capsys):
     config = make_config(tmp_path)
     kitchen.run(config)
     (config.run_dir / LOCK_FILE).write_text("{")
+    assert [status.state for status in status_of(kitchen.stages, config)] == ["missing"] * 3
+    assert "every stage runs again" in capsys.readouterr().err
     assert kitchen.run(config) == ["data", "teacher", "report"]
     assert "warning: " in capsys.readouterr().err
 

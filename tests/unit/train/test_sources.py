@@ -37,6 +37,9 @@ class TestFolder:
         (tmp_path / "clap").mkdir()
         with pytest.raises(DataError, match="class clap has no video"):
             from_folder(tmp_path)
+        touch(tmp_path / "clap" / "clip" / "00001.jpg")
+        with pytest.raises(DataError, match=r"class clap has no video .*data\.list"):
+            from_folder(tmp_path)
 
     def test_a_single_class_is_refused(self, tmp_path):
         touch(*(tmp_path / "wave" / f"{n}.mp4" for n in range(9)))
