@@ -35,7 +35,8 @@ def open_engine(
         mismatch = error.args[0]
     from cpd_serve.runtimes.tensorrt import check_driver
 
-    check_driver(path, f"{path.with_suffix('.onnx')} may run here")  # or the time to build it would be lost
+    onnx = path.with_suffix(".onnx")
+    check_driver(path, f"{onnx} may run here" if onnx.is_file() else "")  # or the time to build it would be lost
     click.echo(f"{mismatch}; building it anew", err=True)
     rebuild(path)
     return open_runner(path, provider, threads)

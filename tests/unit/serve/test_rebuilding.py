@@ -49,6 +49,9 @@ def test_nothing_is_built_where_it_could_not_run(stale: Path, monkeypatch: pytes
         open_engine(stale, may_rebuild=True)
     assert stale.exists() != missing
     assert not engine_manifest_path(stale).exists()
+    stale.with_suffix(".onnx").unlink()
+    with pytest.raises(EngineError, match=r"needs an NVIDIA GPU.*\(libcuda\.so\.1\)$"):
+        open_engine(stale, may_rebuild=True)
 
 
 def test_without_the_builder_its_install_is_named(stale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
