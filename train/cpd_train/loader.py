@@ -42,7 +42,7 @@ MIDDLE_GREY = 127
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
 DECODED_BYTES = 1 << 29
-"""Of frames at their own size that are held at once, unless one clip alone takes more."""
+"""Of frames at their own size that the machine's memory holds at once, unless one clip alone takes more."""
 
 Frames = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -164,7 +164,7 @@ class ClipLoader:
         alike: dict[tuple[int, tuple[int, int]], list[View]] = defaultdict(list)
         for view in views:
             clip = self.clips[view.row]
-            if view.row in self._cache or (self._stream is not None and self.reads(view.row)):
+            if view.row in self._cache or self._decoded_on_gpu(view.row):
                 continue
             indices = candidate_indices(clip, self.spec)
             size = len(indices) * view.size[0] * view.size[1] * 3
@@ -188,8 +188,14 @@ class ClipLoader:
             self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
         return self._native[row]
 
+    def _decoded_on_gpu(self, row: int) -> bool:
+        """Whether a clip's frames are never in the machine's own memory."""
+        return self._stream is not None and self.reads(row)
+
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
         pieces = [self._piece(piece, size) for piece in self._pieces(views)]
+        if len(pieces) == 1:
+            return pieces[0]
         with torch.cuda.stream(self._stream):
             frames = torch.cat(pieces)
         if self._stream is not None:
@@ -203,7 +209,7 @@ class ClipLoader:
         for view in views:
             clip = self.clips[view.row]
             height, width = view.size if view.row in self._cache else (clip.height, clip.width)
-            needed = len(view.indices) * height * width * 3
+            needed = 0 if self._decoded_on_gpu(view.row) else len(view.indices) * height * width * 3
             if piece and needed > left:
                 yield piece
                 piece, left = [], DECODED_BYTES
