@@ -90,6 +90,10 @@ FORMS = {
     ),
     "method, no spectrum": Method(_method(), (0,)),
     "method, complex": Method(_method(form="complex"), (0.1, 0.3, 1, 3)),
+    "fitted": Method(_method("fitted"), (0,)),
+    "fitted, spectrum": Method(_method("fitted"), (0.03, 0.1)),
+    "fitted, channels": Method(_method("fitted", align="channels"), (0.03, 0.1, 0.3, 1)),
+    "fitted, channels over time": Method(_spectrum("fitted", "learned", align="channels"), (0.1, 0.3)),
     "method, confidence": Method(_method(collaboration="confidence"), (1,)),
     "method, sampled": Method(_method(collaboration="sampled"), (1,)),
 }

@@ -73,7 +73,7 @@ class Pipeline(Section):
                 ("distill.spectrum.dc", "distill.spectrum.weight", "clip.frames"),
                 "distill.spectrum.dc: false leaves nothing of a clip of one frame",
             )
-        if self.student.checkpoint is not None and start in ("teacher", "energy"):
+        if self.student.checkpoint is not None and start in ("energy", "teacher", "fitted"):
             yield (
                 ("distill.parameters.start", "student.checkpoint"),
                 f"distill.parameters.start: {start} would undo student.checkpoint: use one of them",

@@ -74,7 +74,7 @@ class Spectrum(Section):
     align: Literal["attention", "adapter", "channels"] = Field(
         "attention",
         description="How both are brought to one shape: attention over channels, a learned adapter, or the teacher's "
-        "channels that the student started from (parameters.start: teacher).",
+        "channels that the student started from (parameters.start: fitted).",
     )
     over: Literal["time", "space-time"] = Field(
         "space-time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."
@@ -96,11 +96,11 @@ class Parameters(Section):
         "energy", description="Share of energy at each kernel frequency, or the spread of coefficients at each."
     )
     decay: bool = Field(False, description="Let the weight fall to zero over the training.")
-    start: Literal["auto", "random", "energy", "teacher"] = Field(
+    start: Literal["auto", "random", "energy", "teacher", "fitted"] = Field(
         "auto",
         description="The student's first kernels: random; random with the teacher's share of energy at each frequency; "
-        "or a sample of the teacher's own, every so many channels. auto is teacher where both are of one family and "
-        "the student has no checkpoint, else random.",
+        "a sample of its own, every so many channels; or such a sample fitted to its answers, layer by layer. "
+        "auto is fitted where both are of one family and the student has no checkpoint, else random.",
     )
 
 
@@ -145,10 +145,10 @@ class Distill(Section):
                 ("collaboration", *self.weights),
                 "collaboration: sampled draws one of the teacher's terms, and all of them are 0",
             )
-        if self.spectrum.align == "channels" and self.parameters.start != "teacher":
+        if self.spectrum.align == "channels" and self.parameters.start not in ("teacher", "fitted"):
             yield (
                 ("spectrum.align", "parameters.start"),
-                "spectrum.align: channels needs parameters.start: teacher, which makes channels correspond",
+                "spectrum.align: channels needs parameters.start: fitted (or teacher), which makes channels correspond",
             )
         if self.spectrum.align == "channels" and self.fitnet:
             yield (

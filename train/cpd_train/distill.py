@@ -15,6 +15,7 @@ from cpd_train.answers import Memory, Teacher
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.fit import Step, fit, room_for
+from cpd_train.fitted import clips_to_fit
 from cpd_train.judging import write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
@@ -38,8 +39,9 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     taught = read_checkpoint(run_dir / "teacher" / "teacher.safetensors")
     teacher, student = on_device(taught.model, setting.device), setting.model(section)
     _check_fit(student, teacher, taught.labels, setting.labels)
-    began = begin(config.distill.parameters.start, student, teacher, loaded=section.checkpoint is not None)
     training = setting.loader("train", section.batch_size)
+    clips = partial(clips_to_fit, training, config.augment, config.seed, config.distill.views)
+    began = begin(config.distill.parameters.start, student, teacher, clips, loaded=section.checkpoint is not None)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)
     outcome = fit(
@@ -68,9 +70,10 @@ def rehearse(setting: Setting) -> None:
     device = setting.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), room_for("student"):
         teacher, student = setting.model(config.teacher), setting.model(config.student)
-        begin(config.distill.parameters.start, student, teacher, loaded=config.student.checkpoint is not None)
         clips = min(2, config.student.batch_size)
         frames = torch.zeros((clips, *setting.clip.shape), dtype=torch.uint8, device=device)
+        loaded = config.student.checkpoint is not None
+        begin(config.distill.parameters.start, student, teacher, lambda: frames, loaded=loaded)
         labels = torch.zeros((clips, len(setting.labels)), device=device)
         step = Collaboration(student, teacher, config.distill, config.seed, config.precision)
         step(Batch(frames, labels, [(clip, 0) for clip in range(clips)]), progress=0.0)

@@ -5,35 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from cpd.errors import TrainingError
+from cpd_train.fitted import fit_to_teacher
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
 from cpd_train.models import VideoClassifier, evenly_chosen
 from cpd_train.terms import spatial_kernels
 
+Frames = Callable[[], Tensor]
+"""Gives clips of the training, (clips, frames, height, width, 3) uint8, where a start needs to see some."""
 
-def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, *, loaded: bool) -> str:
+
+def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, frames: Frames, *, loaded: bool) -> str:
     """Gives the student its first parameters, and says in a few words where they came from.
 
     Args:
-        start: a name of ``START``; or auto, the teacher's where both are of one family and nothing was loaded.
+        start: a name of ``START``; or auto, fitted to the teacher where both are of one family and nothing was loaded.
         loaded: whether the student has the parameters of a checkpoint.
 
     Raises:
         TrainingError: the networks do not fit what was asked for.
     """
     if start == "auto":
-        start = "random" if loaded or without_counterpart(student, teacher) else "teacher"
-    START[start](student, teacher)
+        start = "random" if loaded or without_counterpart(student, teacher) else "fitted"
+    START[start](student, teacher, frames)
     return {
         "random": "from its checkpoint" if loaded else "at random",
         "energy": "with the teacher's energy at each frequency",
         "teacher": "from the teacher's kernels",
+        "fitted": "fitted to the teacher's answers",
     }[start]
-
-
-def random(student: VideoClassifier, teacher: VideoClassifier) -> None:
-    """Leaves the student as it is."""
 
 
 @torch.no_grad()
@@ -79,6 +81,20 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
         ours.copy_(evenly_chosen(theirs[name], ours.shape))
 
 
+def fitted_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: Frames) -> None:
+    """Starts a smaller student of residual blocks with what comes nearest to the teacher's answers.
+
+    Others that fit into their teacher have its own size, and are the teacher.
+
+    Raises:
+        TrainingError: the networks are of two families.
+    """
+    sampled_from_teacher(student, teacher)
+    sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (student, teacher)]
+    if sizes[0] < sizes[1]:
+        fit_to_teacher(student, teacher, frames())
+
+
 def without_counterpart(student: VideoClassifier, teacher: VideoClassifier) -> str:
     """The first parameter of the student that cannot be a sample of one of the teacher's; empty where all can."""
     theirs = teacher.backbone.state_dict()
@@ -90,8 +106,9 @@ def without_counterpart(student: VideoClassifier, teacher: VideoClassifier) -> s
     return ""
 
 
-START: dict[str, Callable[[VideoClassifier, VideoClassifier], None]] = {
-    "random": random,
-    "energy": with_teachers_energy,
-    "teacher": sampled_from_teacher,
+START: dict[str, Callable[[VideoClassifier, VideoClassifier, Frames], None]] = {
+    "random": lambda *_: None,
+    "energy": lambda student, teacher, _: with_teachers_energy(student, teacher),
+    "teacher": lambda student, teacher, _: sampled_from_teacher(student, teacher),
+    "fitted": fitted_to_teacher,
 }

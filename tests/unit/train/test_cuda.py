@@ -142,4 +142,4 @@ def test_kernels_are_channels_last_where_torch_computes_so_without_harm(width, l
     model = on_device(build_model(ModelSpec("tsm-tiny", width), 3, CLIP), CPU)
     assert model.channels_last == last
     frames = torch.zeros((1, *CLIP.shape), dtype=torch.uint8)
-    assert model.backbone.conv1(model._normalise(frames)).is_contiguous(memory_format=torch.channels_last) == last
+    assert model.backbone.conv1(model.normalise(frames)).is_contiguous(memory_format=torch.channels_last) == last

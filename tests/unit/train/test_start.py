@@ -19,6 +19,14 @@ def model(name="tsm-tiny", width=8, blocks=1, seed=0):
     return build_model(ModelSpec(name, width, blocks), 3, CLIP)
 
 
+def no_frames():
+    raise AssertionError("asked to see clips")
+
+
+def some_frames(clips=16):
+    return torch.randint(0, 256, (clips, *CLIP.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+
+
 def smooth(teacher):
     """The same model with low-pass kernels."""
     with torch.no_grad():
@@ -30,7 +38,7 @@ def smooth(teacher):
 def test_random_changes_nothing():
     student = model()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    START["random"](student, model(width=32))
+    START["random"](student, model(width=32), no_frames)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
@@ -46,7 +54,7 @@ def test_kernels_get_the_shares_asked_for_and_keep_their_energy():
 @pytest.mark.parametrize("name", ["tsm-tiny", "tsm-mobilenetv2"])
 def test_energy_follows_the_teacher_whatever_its_family(name):
     student, teacher = model(name), smooth(model(width=16, blocks=2, seed=1))
-    START["energy"](student, teacher)
+    START["energy"](student, teacher, no_frames)
     for ours, theirs in zip(spatial_kernels(student), spatial_kernels(teacher), strict=True):
         if ours:
             wanted, got = (energy_shares(kernel_coefficients(kernels)) for kernels in (theirs, ours))
@@ -55,14 +63,14 @@ def test_energy_follows_the_teacher_whatever_its_family(name):
 
 def test_a_sample_of_the_same_network_is_the_network():
     student, teacher = model(seed=0), model(seed=1)
-    START["teacher"](student, teacher)
+    START["teacher"](student, teacher, no_frames)
     frames = torch.randint(0, 256, (2, *CLIP.shape), dtype=torch.uint8)
     assert torch.equal(student.eval()(frames), teacher.eval()(frames))
 
 
 def test_a_sample_holds_every_fourth_channel_of_the_first_blocks():
     student, teacher = model(width=8, blocks=1), model(width=32, blocks=2, seed=1)
-    START["teacher"](student, teacher)
+    START["teacher"](student, teacher, no_frames)
     ours, theirs = (one.backbone.get_submodule("layer2.0.conv2").weight for one in (student, teacher))
     assert torch.equal(ours, theirs[::4, ::4])
 
@@ -73,27 +81,27 @@ def test_entries_are_chosen_evenly_where_sizes_do_not_divide():
 
 def test_networks_of_two_families_are_refused():
     with pytest.raises(TrainingError, match=r"no counterpart in the teacher, a tsm-tiny") as caught:
-        START["teacher"](model("tsm-mobilenetv2"), model())
+        START["teacher"](model("tsm-mobilenetv2"), model(), no_frames)
     assert caught.value.remedy == "set distill.parameters.start: energy"
 
 
 def test_students_wider_than_their_teacher_are_refused():
     with pytest.raises(TrainingError, match=r"no counterpart"):
-        START["teacher"](model(width=32), model(width=16))
+        START["teacher"](model(width=32), model(width=16), no_frames)
 
 
 @pytest.mark.parametrize(
     ("student", "loaded", "told"),
     [
-        (("tsm-tiny", 4), False, "from the teacher's kernels"),
+        (("tsm-tiny", 4), False, "fitted to the teacher's answers"),
         (("tsm-tiny", 4), True, "from its checkpoint"),
         (("tsm-mobilenetv2",), False, "at random"),
         (("tsm-tiny", 16), False, "at random"),
     ],
 )
-def test_by_itself_a_student_begins_with_its_teachers_kernels_only_where_they_fit(student, loaded, told):
+def test_by_itself_a_student_is_fitted_to_its_teacher_only_where_both_are_of_a_family(student, loaded, told):
     student = model(*student)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    assert begin("auto", student, model(width=8), loaded=loaded) == told
+    assert begin("auto", student, model(width=8), some_frames, loaded=loaded) == told
     same = all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert same == (told != "from the teacher's kernels")
+    assert same == (told != "fitted to the teacher's answers")

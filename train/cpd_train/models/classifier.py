@@ -84,11 +84,11 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (batch, frames, height, width, 3) uint8 RGB -> logits: (batch, labels)."""
-        return self._consensus(self.backbone.head(self.backbone.stages(self._normalise(frames))[-1]))
+        return self._consensus(self.backbone.head(self.backbone.stages(self.normalise(frames))[-1]))
 
     def with_features(self, frames: Tensor) -> Features:
         """The logits and every stage's features; arguments as for ``forward``."""
-        stages = self.backbone.stages(self._normalise(frames))
+        stages = self.backbone.stages(self.normalise(frames))
         return Features(self._by_clip(self.backbone.head(stages[-1])), [self._by_clip(stage) for stage in stages])
 
     @property
@@ -97,7 +97,7 @@ class VideoClassifier(nn.Module):
         first: Tensor = next(self.backbone.parameters())
         return first.is_contiguous(memory_format=torch.channels_last)
 
-    def _normalise(self, frames: Tensor) -> Tensor:
+    def normalise(self, frames: Tensor) -> Tensor:
         """(batch, frames, height, width, 3) uint8 -> (batch * frames, 3, height, width), as the first layer sees it."""
         # cast first: TensorRT knows uint8 as the type of an input alone
         planes = frames.to(self.mean.dtype).permute(0, 1, 4, 2, 3)

@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
 MakeShift = Callable[[], nn.Module]
+Layer = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the shift stands in the residual branch alone."""
+class Shortcut(nn.Sequential):
+    """A 1x1 convolution and its batch norm, where a block changes the size."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    @property
+    def layer(self) -> Layer:
+        return cast("Layer", tuple(self))
+
+
+class Block(nn.Module):
+    """Convolutions beside a shortcut; the shift stands in the residual branch alone."""
 
     expansion = 1
+    """Channels it gives for each of its inner ones."""
+    shift: nn.Module
+    relu: nn.ReLU
+    downsample: Shortcut | None
+
+    @property
+    @abstractmethod
+    def branch(self) -> list[Layer]:
+        """The convolutions in their order, each with its batch norm."""
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """What stands beside the branch."""
+        y: Tensor = x if self.downsample is None else self.downsample(x)
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shift(x)
+        *inner, (conv, norm) = self.branch
+        for first, its_norm in inner:
+            y = self.relu(its_norm(first(y)))
+        z: Tensor = self.relu(norm(conv(y)) + self.shortcut(x))
+        return z
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions."""
 
     def __init__(self, inputs: int, planes: int, stride: int, make_shift: MakeShift) -> None:
         super().__init__()
@@ -24,15 +64,13 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, planes * self.expansion, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(self.shift(x))))
-        y = self.bn2(self.conv2(y))
-        z: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
-        return z
+    @property
+    def branch(self) -> list[Layer]:
+        return [(self.conv1, self.bn1), (self.conv2, self.bn2)]
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut."""
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions."""
 
     expansion = 4
 
@@ -48,12 +86,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, planes * self.expansion, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(self.shift(x))))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        z: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
-        return z
+    @property
+    def branch(self) -> list[Layer]:
+        return [(self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)]
 
 
 class ResNet(nn.Module):
@@ -71,7 +106,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[Block],
         depths: tuple[int, int, int, int],
         width: int,
         labels: int,
@@ -105,9 +140,19 @@ class ResNet(nn.Module):
         """The four stages, in order; the stem belongs to none."""
         return [self.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4)]
 
+    @property
+    def blocks(self) -> list[list[Block]]:
+        """Those of each stage."""
+        return [[cast("Block", block) for block in stage.children()] for stage in self.stage_modules]
+
+    def stem(self, x: Tensor) -> Tensor:
+        """(n, 3, height, width) -> (n, width, height, width), at a half or, with pooling, a quarter of the size."""
+        y: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return y
+
     def stages(self, x: Tensor) -> list[Tensor]:
         """(n, 3, height, width) -> the four stages' features, each (n, channels, height, width)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.stem(x)
         features = []
         for stage in self.stage_modules:
             x = stage(x)
@@ -120,7 +165,5 @@ class ResNet(nn.Module):
         return logits
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    if stride == 1 and inputs == outputs:
-        return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+def _shortcut(inputs: int, outputs: int, stride: int) -> Shortcut | None:
+    return None if stride == 1 and inputs == outputs else Shortcut(inputs, outputs, stride)

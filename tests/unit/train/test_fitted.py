@@ -1,0 +1,123 @@
+"""Students that are fitted to their teacher's answers."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cpd.clip import ClipSpec
+from cpd_train.fitted import at_places, fit_to_teacher, least_squares
+from cpd_train.models import ModelSpec, build_model
+from cpd_train.models.resnet import BasicBlock, Bottleneck, ResNet
+from cpd_train.models.shift import Shift
+from cpd_train.start import START, sampled_from_teacher
+
+CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
+
+
+def model(width=8, blocks=1, seed=0, block=BasicBlock):
+    """A network whose batch norms have seen clips, as those of a trained one."""
+    torch.manual_seed(seed)
+    made = build_model(ModelSpec("tsm-tiny", width, blocks), 3, CLIP)
+    made.backbone = ResNet(block, (blocks,) * 4, width, 3, partial(Shift, CLIP.frames, 0.25), small=True)
+    with torch.no_grad():
+        for norm in (module for module in made.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.3, 0.3)
+        for _ in range(20):
+            made.train()(clips(8, seed=7))
+    return made.eval()
+
+
+def clips(count, seed):
+    """Squares of noise that move from frame to frame."""
+    noise = torch.randint(0, 256, (count, 8, 8, 3), generator=torch.Generator().manual_seed(seed))
+    coarse = noise.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return torch.stack([coarse.roll(3 * frame, 2) for frame in range(CLIP.frames)], 1).to(torch.uint8)
+
+
+def begun(start, student, teacher):
+    START[start](student, teacher, lambda: clips(160, seed=1))
+    return student.eval()
+
+
+def test_least_squares_is_numpys():
+    rng = np.random.default_rng(0)
+    seen, wanted = rng.normal(size=(200, 5)), rng.normal(size=(200, 3))
+    weight, bias = least_squares(torch.tensor(seen), torch.tensor(wanted))
+    best, *_ = np.linalg.lstsq(np.column_stack([seen, np.ones(200)]), wanted, rcond=None)
+    np.testing.assert_allclose(weight, best[:-1].T, atol=2e-3)
+    np.testing.assert_allclose(bias, best[-1], atol=2e-3)
+
+
+def test_places_are_the_same_for_all_that_have_them():
+    values = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    once, twice = at_places(values), at_places(values * 2)
+    assert torch.equal(once * 2, twice)
+    assert sorted(once[:, 0].tolist()) == sorted(values[:, 0].flatten().tolist())
+    assert torch.equal(once[:, 1] - once[:, 0], torch.full((40,), 20))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("count", [1, 48])
+def test_fitted_to_one_of_its_own_size_it_gives_the_same_answers(block, count):
+    teacher, student = model(block=block, blocks=2), model(block=block, blocks=2, seed=3)
+    sampled_from_teacher(student, teacher)
+    fit_to_teacher(student, teacher, clips(count, seed=1))
+    ours, theirs = student.eval()(clips(16, seed=2)), teacher(clips(16, seed=2))
+    assert (ours - theirs).std() < 0.1 * theirs.std()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("width", "blocks"), [(4, 1), (8, 1), (4, 2)])
+def test_fitted_it_is_nearer_to_its_teacher_than_a_sample_of_it(width, blocks):
+    teacher = model(width=16, blocks=2)
+    theirs = teacher(clips(32, seed=2))
+    far = {
+        start: float(
+            (begun(start, model(width=width, blocks=blocks, seed=3), teacher)(clips(32, seed=2)) - theirs).std()
+        )
+        for start in ("teacher", "fitted")
+    }
+    assert far["fitted"] < 0.9 * theirs.std()
+    assert far["fitted"] < far["teacher"]
+
+
+def test_fitted_twice_it_is_the_same_network():
+    teacher = model(width=16, blocks=2)
+    one, other = (begun("fitted", model(seed=seed), teacher).state_dict() for seed in (3, 4))
+    kept = [name for name in one if not name.endswith("num_batches_tracked")]
+    assert all(torch.equal(one[name], other[name]) for name in kept)
+
+
+@torch.no_grad()
+def test_batch_norms_know_what_the_fitted_layers_say():
+    student = begun("fitted", model(width=4, seed=3), model(width=16, blocks=2))
+    before = student(clips(48, seed=1))
+    norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
+    student.train()
+    norms[0].eval()  # the stem is the teacher's
+    for norm in norms[1:]:
+        norm.momentum = 1.0
+    student(clips(48, seed=1))
+    torch.testing.assert_close(student.eval()(clips(48, seed=1)), before, rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_what_never_varies_leaves_a_sample_as_it_is():
+    student, sample, teacher = model(width=4, seed=3), model(width=4, seed=3), model(width=16, blocks=2)
+    still = torch.zeros((4, *CLIP.shape), dtype=torch.uint8)
+    for layer in (module for module in teacher.modules() if isinstance(module, nn.Conv2d)):
+        layer.weight.zero_()
+    START["teacher"](sample, teacher, lambda: still)
+    START["fitted"](student, teacher, lambda: still)
+    kernels = [
+        (ours.weight, its.weight)
+        for ours, its in zip(student.modules(), sample.modules(), strict=True)
+        if isinstance(ours, nn.Conv2d)
+    ]
+    assert all(torch.equal(ours, its) for ours, its in kernels)
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
