@@ -35,9 +35,9 @@ def _rival(name: str) -> Callable[[float], Section]:
     return lambda weight: _on_kd(**{name: weight})
 
 
-def _started(name: str) -> Callable[[float], Section]:
-    """A rival whose kernels start as the method's do."""
-    return lambda weight: _on_kd(**{name: weight}, parameters={"weight": 0, "start": "teacher"})
+def _started(name: str, start: str = "teacher") -> Callable[[float], Section]:
+    """A rival whose kernels start from the teacher's too."""
+    return lambda weight: _on_kd(**{name: weight}, parameters={"weight": 0, "start": start})
 
 
 def _spectrum(
@@ -51,8 +51,13 @@ def _spectrum(
     )
 
 
-def _method(start: str = "teacher", collaboration: str = "learned", **form: Any) -> Callable[[float], Section]:
-    return _spectrum(start, collaboration, over="space-time", **form)
+def _method(start: str = "fitted", collaboration: str = "learned", **form: Any) -> Callable[[float], Section]:
+    return _spectrum(start, collaboration, over="space-time", **{"align": "auto", **form})
+
+
+def _unfitted(collaboration: str = "learned", **form: Any) -> Callable[[float], Section]:
+    """The method's form of before: its kernels start as a sample of the teacher's, and attention maps are compared."""
+    return _method("teacher", collaboration, align="attention", **form)
 
 
 METHODS = {
@@ -81,20 +86,21 @@ FORMS = {
     "start, spatial_spectrum": Method(_started("spatial_spectrum"), weight_of="spatial_spectrum"),
     "start, spectrum of channels": Method(_spectrum("teacher", align="channels"), (0.1, 0.3, 1)),
     "start, spectrum over time, evidence": Method(lambda weight: _spectrum("teacher", evidence=weight)(1), (0.3, 1)),
+    "fitted, attention": Method(_started("attention", "fitted"), weight_of="attention"),
+    "unfitted": Method(_unfitted(), (0.03, 0.1, 0.3, 1)),
+    "unfitted without spectrum": Method(lambda _: _unfitted()(0), weight_of="unfitted"),
+    "unfitted without parameters": Method(_method("random"), weight_of="unfitted"),
+    "unfitted without collaboration": Method(_unfitted("fixed"), (0.3, 1, 3, 10)),
     "method, energy": Method(
-        lambda weight: _method()(0.1) | {"parameters": {"weight": weight, "start": "teacher"}}, (0.01, 0.1)
+        lambda weight: _unfitted()(0.1) | {"parameters": {"weight": weight, "start": "teacher"}}, (0.01, 0.1)
     ),
     "method, quantiles": Method(
-        lambda weight: _method()(0.1) | {"parameters": {"weight": weight, "start": "teacher", "form": "quantiles"}},
+        lambda weight: _unfitted()(0.1) | {"parameters": {"weight": weight, "start": "teacher", "form": "quantiles"}},
         (0.01, 0.1),
     ),
-    "method, no spectrum": Method(_method(), (0,)),
-    "method, complex": Method(_method(form="complex"), (0.1, 0.3, 1, 3)),
-    "fitted": Method(_method("fitted"), (0,)),
-    "fitted, spectrum": Method(_method("fitted"), (0.03, 0.1)),
-    "fitted, channels": Method(_method("fitted", align="channels"), (0.03, 0.1, 0.3, 1)),
-    "fitted, channels over time": Method(_spectrum("fitted", "learned", align="channels"), (0.1, 0.3)),
-    "method, confidence": Method(_method(collaboration="confidence"), (1,)),
-    "method, sampled": Method(_method(collaboration="sampled"), (1,)),
+    "method, no spectrum": Method(_unfitted(), (0,)),
+    "method, complex": Method(_unfitted(form="complex"), (0.1, 0.3, 1, 3)),
+    "method, confidence": Method(_unfitted(collaboration="confidence"), (1,)),
+    "method, sampled": Method(_unfitted(collaboration="sampled"), (1,)),
 }
-"""Other forms of the method's parts, and the best rivals with one of them."""
+"""Other forms of the method's parts, most of them of the form of before, and the best rivals with one of them."""

@@ -42,6 +42,9 @@ Row = dict[str, Any]
 SEARCH_SEED = 100
 """First of the seeds of trials, which the table's seeds have nothing in common with."""
 
+OF_METHODS = set(METHODS["ce"].section(0)) | Distill().weights.keys()
+"""Keys of ``distill:`` that a method decides, or that one may."""
+
 pipeline_argument = click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
 method_option = click.option(
     "--method", "methods", multiple=True, type=click.Choice([*METHODS, *FORMS]), help="Default: all."
@@ -307,6 +310,7 @@ def tested(logits: Path) -> dict[str, Any]:
 def settings_of(config: Pipeline) -> str:
     """Digest of what a training depends on besides its method and seed."""
     parts = config.model_dump(mode="json", include={"clip", "augment", "teacher", "student", "distill", "data"})
+    parts["distill"] = {key: value for key, value in parts["distill"].items() if key not in OF_METHODS}
     parts["data"] = {key: value for key, value in parts["data"].items() if key not in ("list", "folder", "root")}
     for section in ("data", "distill"):
         del parts[section]["cache_gb"]

@@ -71,10 +71,11 @@ class Spectrum(Section):
     form: Literal["amplitude", "log-amplitude", "complex"] = Field(
         "amplitude", description="What of the spectrum is compared; complex counts phase too."
     )
-    align: Literal["attention", "adapter", "channels"] = Field(
-        "attention",
+    align: Literal["auto", "attention", "adapter", "channels"] = Field(
+        "auto",
         description="How both are brought to one shape: attention over channels, a learned adapter, or the teacher's "
-        "channels that the student started from (parameters.start: fitted).",
+        "channels that the student started from (parameters.start: fitted). auto is channels where it did, and else "
+        "attention.",
     )
     over: Literal["time", "space-time"] = Field(
         "space-time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."

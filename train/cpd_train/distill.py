@@ -20,7 +20,7 @@ from cpd_train.judging import write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
-from cpd_train.start import begin
+from cpd_train.start import begin, told
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
@@ -41,9 +41,10 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     _check_fit(student, teacher, taught.labels, setting.labels)
     training = setting.loader("train", section.batch_size)
     clips = partial(clips_to_fit, training, config.augment, config.seed, config.distill.views)
-    began = begin(config.distill.parameters.start, student, teacher, clips, loaded=section.checkpoint is not None)
+    loaded = section.checkpoint is not None
+    start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
     validation = setting.loader("validation", section.batch_size)
-    step = Collaboration(student, teacher, config.distill, config.seed, config.precision, memory)
+    step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision, memory)
     outcome = fit(
         student, training, validation, step, section, config.augment,
         seed=config.seed, role="student", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
@@ -53,8 +54,8 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     test = setting.loader("test", section.batch_size)
     top1 = write_test_logits(best.model.to(setting.device), test, folder / "test_logits.npz")
     return (
-        f"{section.model} with {best.parameters:,} parameters, begun {began}, top-1 {top1:.1%}, epoch {outcome.epoch} "
-        f"of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
+        f"{section.model} with {best.parameters:,} parameters, begun {told(start, loaded=loaded)}, top-1 {top1:.1%}, "
+        f"epoch {outcome.epoch} of {section.epochs}, {outcome.data_wait:.1%} of it waiting for data"
     )
 
 
@@ -73,10 +74,18 @@ def rehearse(setting: Setting) -> None:
         clips = min(2, config.student.batch_size)
         frames = torch.zeros((clips, *setting.clip.shape), dtype=torch.uint8, device=device)
         loaded = config.student.checkpoint is not None
-        begin(config.distill.parameters.start, student, teacher, lambda: frames, loaded=loaded)
+        start = begin(config.distill.parameters.start, student, teacher, lambda: frames, loaded=loaded)
         labels = torch.zeros((clips, len(setting.labels)), device=device)
-        step = Collaboration(student, teacher, config.distill, config.seed, config.precision)
+        step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision)
         step(Batch(frames, labels, [(clip, 0) for clip in range(clips)]), progress=0.0)
+
+
+def aligned(distill: Distill, start: str) -> Distill:
+    """``spectrum.align: auto`` is channels where the student's began as some of the teacher's; attention else."""
+    correspond = start in ("teacher", "fitted") and not distill.fitnet  # which needs all the teacher's
+    if distill.spectrum.align != "auto" or not correspond:
+        return distill
+    return distill.model_copy(update={"spectrum": distill.spectrum.model_copy(update={"align": "channels"})})
 
 
 NOISE_RATE = 10.0

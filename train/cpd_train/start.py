@@ -18,7 +18,7 @@ Frames = Callable[[], Tensor]
 
 
 def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, frames: Frames, *, loaded: bool) -> str:
-    """Gives the student its first parameters, and says in a few words where they came from.
+    """Gives the student its first parameters; returns how, as a name of ``START``.
 
     Args:
         start: a name of ``START``; or auto, fitted to the teacher where both are of one family and nothing was loaded.
@@ -30,6 +30,11 @@ def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, frames
     if start == "auto":
         start = "random" if loaded or without_counterpart(student, teacher) else "fitted"
     START[start](student, teacher, frames)
+    return start
+
+
+def told(start: str, *, loaded: bool) -> str:
+    """In a few words, where the student's parameters came from."""
     return {
         "random": "from its checkpoint" if loaded else "at random",
         "energy": "with the teacher's energy at each frequency",

@@ -68,7 +68,7 @@ class Fixed:
 def _spectrum(scene: Scene) -> Tensor:
     settings = scene.fixed.distill.spectrum
     match settings.align:
-        case "attention":
+        case "attention" | "auto":
             ours, theirs = scene.our_maps, scene.theirs.maps
         case "adapter":
             ours, theirs = scene.our_adapted, scene.theirs.stages

@@ -184,8 +184,8 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
         "pipeline.yaml:17: distill.spectrum.dc: false leaves nothing of a clip of one frame",
         "pipeline.yaml:17: distill: spectrum.align: channels and fitnet need different channels of the teacher: use "
         "one of them",
-        "pipeline.yaml:17: distill: spectrum.align: channels needs parameters.start: teacher, which makes channels "
-        "correspond",
+        "pipeline.yaml:17: distill: spectrum.align: channels needs parameters.start: fitted (or teacher), which "
+        "makes channels correspond",
     ]
 
 

@@ -8,7 +8,7 @@ from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
 from cpd_train.models import ModelSpec, build_model, evenly_chosen
-from cpd_train.start import START, begin
+from cpd_train.start import START, begin, told
 from cpd_train.terms import spatial_kernels
 
 CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
@@ -91,7 +91,7 @@ def test_students_wider_than_their_teacher_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("student", "loaded", "told"),
+    ("student", "loaded", "words"),
     [
         (("tsm-tiny", 4), False, "fitted to the teacher's answers"),
         (("tsm-tiny", 4), True, "from its checkpoint"),
@@ -99,9 +99,9 @@ def test_students_wider_than_their_teacher_are_refused():
         (("tsm-tiny", 16), False, "at random"),
     ],
 )
-def test_by_itself_a_student_is_fitted_to_its_teacher_only_where_both_are_of_a_family(student, loaded, told):
+def test_by_itself_a_student_is_fitted_to_its_teacher_only_where_both_are_of_a_family(student, loaded, words):
     student = model(*student)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    assert begin("auto", student, model(width=8), some_frames, loaded=loaded) == told
+    assert told(begin("auto", student, model(width=8), some_frames, loaded=loaded), loaded=loaded) == words
     same = all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert same == (told != "fitted to the teacher's answers")
+    assert same == (words != "fitted to the teacher's answers")
