@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import threading
 import time
@@ -384,17 +385,30 @@ def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
             server.shutdown()
 
 
-def test_a_recording_comes_over_http_and_ends(write_video: WriteVideo) -> None:
-    path = write_video(coloured("red", count=12), "libvpx-vp9")
+@pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "clip.webm"), ("libx264", "clip.ts")])
+def test_a_recording_comes_over_http_and_ends(write_video: WriteVideo, codec: str, name: str) -> None:
+    """The server knows no Range, and so the end of a .ts, which tells its length, is not looked at."""
+    path = write_video(coloured("red", count=12), codec, name)
     with (
         serving(partial(QuietHandler, directory=str(path.parent))) as url,
-        open_sources([f"{url}/{path.name}"], SPEC, patience_s=60.0) as sources,
+        open_sources([f"{url}/{path.name}"], SPEC, patience_s=0.0) as sources,
     ):
         *frames, ended = items(sources)
     (source,) = sources.all
     assert source.live
     assert len(frames) + source.dropped == 12
     assert ended == Ended("")
+
+
+def test_an_mp4_with_its_index_at_its_end_says_what_is_amiss(write_video: WriteVideo) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
+    path = write_video(noise, "libx264")
+    with (
+        serving(partial(QuietHandler, directory=str(path.parent))) as url,
+        open_sources([f"{url}/{path.name}"], SPEC, patience_s=60.0) as sources,
+    ):
+        (ended,) = items(sources)
+    assert re.search(r"clip\.mp4: no frame can be decoded.* \(an mp4 needs its index at its start", ended.reason)
 
 
 class DroppingHandler(BaseHTTPRequestHandler):
