@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -282,15 +283,23 @@ def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists none of a frame's side data where one is new to it, as the EXIF of a photo is
-        return False
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
     values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer
     a, b, _, c, d = values.tolist()
     return bool(a * d - b * c < 0)
+
+
+def _unknown(kind: type[Type], value: int) -> Type:
+    """A kind of side data that is new to PyAV, as the EXIF of a photo is: it would list none of a frame's."""
+    member = object.__new__(kind)
+    member._name_ = f"UNKNOWN_{value}"
+    member._value_ = value  # type: ignore[assignment]
+    return member
+
+
+Type._missing_ = classmethod(_unknown)  # type: ignore[assignment]
 
 
 def _rotation(frame: VideoFrame) -> int:

@@ -165,19 +165,22 @@ def test_rotation_is_applied(write_video: WriteVideo) -> None:
     np.testing.assert_allclose(clip[0].astype(int), frame, atol=1)
 
 
-def test_a_photo_is_turned_as_its_exif_says(write_video: WriteVideo, tmp_path: Path) -> None:
-    pixels = np.zeros((1, 32, 64, 3), dtype=np.uint8)
-    pixels[:, :, :32] = 255  # white on the left
-    jpeg = write_video(pixels, "mjpeg", "photo.mjpeg").read_bytes()
-    tiff = b"MM\0*" + struct.pack(">IHHHIHxxI", 8, 1, 0x112, 3, 1, 8, 0)  # orientation 8: turned left
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_and_mirrored_as_its_exif_says(
+    write_video: WriteVideo, tmp_path: Path, orientation: int
+) -> None:
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16, :32], stored[:16, 32:], stored[16:, :32] = 240, 160, 80
+    jpeg = write_video(stored[None], "mjpeg", "photo.mjpeg").read_bytes()
+    tiff = b"MM\0*" + struct.pack(">IHHHIHxxI", 8, 1, 0x112, 3, 1, orientation, 0)
     (tmp_path / "photos").mkdir()
     photo = tmp_path / "photos" / "0001.jpg"
     photo.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H6s", len(tiff) + 8, b"Exif") + tiff + jpeg[2:])
+    seen = stored.transpose(1, 0, 2) if orientation > 4 else stored
+    down, right = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
     for path in (photo, photo.parent):
         frame = video.read_frames(path, np.array([0]))[0]
-        assert frame.shape == (64, 32, 3)
-        assert frame[40:].mean() > 240
-        assert frame[:24].mean() < 15
+        assert np.abs(frame.astype(int) - seen[::down, ::right]).mean() < 8
 
 
 def test_windows_are_parts_of_the_video(write_video: WriteVideo) -> None:
