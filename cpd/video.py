@@ -87,21 +87,28 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
     """The frames at these indices, in presentation order, at the video's own size.
 
     Returns:
-        (len(indices), height, width, 3) uint8 RGB, rotated for display; where the size changes within the video, all
-        have the size of the first of them.
+        (len(indices), height, width, 3) uint8 RGB, rotated for display.
 
     Raises:
         VideoError: the video has no frame at one of the indices.
     """
-    size: dict[str, int] = {}
     scaler = Scaler()
+    return _frames_at(
+        path, indices, lambda frame: _upright(scaler.rgb(frame, frame.width, frame.height), frame), Stopwatch()
+    )
 
-    def rgb(frame: VideoFrame) -> Frames:
-        size.setdefault("width", frame.width)
-        size.setdefault("height", frame.height)
-        return _upright(scaler.rgb(frame, **size), frame)
 
-    return _frames_at(path, indices, rgb, Stopwatch())
+def read_middles(path: Path, indices: NDArray[np.int64], spec: ClipSpec) -> Frames:
+    """The same of a video whose frames differ in size: each resized by ``spec``, and the middle that all then have.
+
+    Returns:
+        (len(indices), *spec.middle, 3) uint8 RGB, whose crop in the middle is that of ``read_clip``.
+
+    Raises:
+        VideoError: the video has no frame at one of the indices.
+    """
+    scaler = Scaler()
+    return _frames_at(path, indices, lambda frame: fit(frame, spec, scaler, spec.middle), Stopwatch())
 
 
 def read_clip(path: Path, spec: ClipSpec, watch: Stopwatch | None = None) -> Frames:
@@ -200,13 +207,14 @@ def duration_s(path: Path) -> float:
     return shown_s(probe(path).times_s)
 
 
-def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
+def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler, seen: tuple[int, int] | None = None) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
 
     Args:
         frame: as the decoder gives it.
         spec: the model's input contract.
         scaler: kept from frame to frame of one video.
+        seen: (height, width) of a larger part to give, with the crop in its middle.
 
     Raises:
         VideoError: the frame is too elongated to be resized to the model's short side.
@@ -216,9 +224,10 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
     if height * width > MAX_RESIZED_PIXELS:
         raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
-    top, left = spec.crop_corner(height, width)
+    seen = seen or spec.crop
+    top, left = np.subtract(spec.crop_corner(height, width), spec.crop_corner(*seen))
     upright = _upright(scaler.rgb(frame, **size), frame)
-    return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
+    return upright[top : top + seen[0], left : left + seen[1]]
 
 
 def _frames_of_packets(

@@ -29,7 +29,7 @@ from cpd.config import Augment
 from cpd.container import NVDEC_LIBRARY, open_file
 from cpd.dataset import Clip
 from cpd.threads import usable_cpus
-from cpd.video import read_frames
+from cpd.video import read_frames, read_middles
 from cpd_train.nvdec import CODECS, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
 
@@ -252,7 +252,9 @@ class ClipLoader:
             return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
         if self.reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
-        return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
+        if clip.one_size:
+            return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
+        return _NO_BYTES, read_middles(clip.path, view.indices, self.spec)
 
 
 def blended(values: Tensor, shares: Tensor) -> Tensor:
