@@ -62,6 +62,8 @@ class PacketIndex:
                     held = None
         if not shown or stream.time_base is None:
             return None
+        if not keyframe[0] or pts[0] > min(pts):  # a recording that begins between keyframes: some cannot be decoded
+            return None
         shown_pts = np.sort(np.asarray(shown))
         return cls(np.asarray(pts), np.asarray(keyframe), shown_pts, shown_pts * float(stream.time_base), held)
 

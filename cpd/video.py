@@ -54,8 +54,9 @@ class VideoInfo:
     """Empty, or what the decoder complained about after the last good frame."""
     mirrored: bool
     """Whether the decoded frame is turned over before it is turned, as front cameras store theirs."""
-    one_size: bool
-    """Whether all frames are as large as the first; a call's recording changes its size with the connection."""
+    plain: bool
+    """Whether all frames are as large as the first, turned as it is, and as many as the header tells, which is what
+    DALI believes; a call's recording changes its size with the connection."""
 
 
 def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
@@ -65,12 +66,12 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         VideoError: not a single frame can be decoded.
     """
     times: list[float] = []
-    damage, first, one_size = "", None, True
+    damage, first, looks = "", None, set()
     with open_file(path, decoder) as (container, stream):
         try:
             for frame in container.decode(stream):
                 first = first or frame
-                one_size &= (frame.height, frame.width) == (first.height, first.width)
+                looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
                 times.append(time_s(frame, len(times), stream))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
@@ -80,7 +81,8 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), one_size)
+        plain = len(looks) == 1 and stream.frames in (0, len(times))
+    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), plain)
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
@@ -99,7 +101,7 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
 
 
 def read_middles(path: Path, indices: NDArray[np.int64], spec: ClipSpec) -> Frames:
-    """The same of a video whose frames differ in size: each resized by ``spec``, and the middle that all then have.
+    """The same of a video that is not plain: each frame resized by ``spec``, and the middle that all then have.
 
     Returns:
         (len(indices), *spec.middle, 3) uint8 RGB, whose crop in the middle is that of ``read_clip``.

@@ -110,8 +110,8 @@ def training_views(
 
 
 def resized_size(clip: Clip, spec: ClipSpec) -> tuple[int, int]:
-    """(height, width) of a clip's frames after resizing, or of what all of them have where they differ in size."""
-    return spec.resized_size(clip.height, clip.width) if clip.one_size else spec.middle
+    """(height, width) of a clip's frames after resizing, or of what all of them have where they may differ in size."""
+    return spec.resized_size(clip.height, clip.width) if clip.plain else spec.middle
 
 
 def candidate_indices(clip: Clip, spec: ClipSpec) -> NDArray[np.int64]:

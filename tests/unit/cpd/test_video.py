@@ -126,6 +126,22 @@ def test_of_keyframes_alone_only_the_wanted_are_decoded(write_video: WriteVideo)
     assert seen == [3, 9, 22]
 
 
+def test_a_recording_that_begins_between_keyframes_begins_with_the_first(
+    write_video: WriteVideo, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.ts"
+    whole = write_video(ramp(26), "libx264", "whole.ts", options={"g": "4", "sc_threshold": "0"})
+    with av.open(str(whole)) as source, av.open(str(late), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number:
+                packet.stream = stream
+                copy.mux(packet)
+    times_s = video.probe(late).times_s
+    assert len(times_s) == 22
+    assert shown(video.read_clip(late, SPEC)) == shown(video.read_frames(late, segment_indices(times_s, 4)))
+
+
 def test_frames_shown_before_their_keyframe_are_decoded_from_the_one_before() -> None:
     # Decoding order I0 P3 B1 B2 | I6 B4 B5: B4 may refer to P3, so it cannot be decoded from I6 on.
     pts = np.array([0, 3, 1, 2, 6, 4, 5])
