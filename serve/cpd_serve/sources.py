@@ -80,7 +80,8 @@ class Source:
             name: a file, a camera (``0`` or ``/dev/video0``) or the URL of a stream.
             spec: the model's input.
             changed: notified whenever there is something to take; shared by streams that are waited for together.
-            live: whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up.
+            live: whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up;
+                a recording on the network waits for the model, as a file does.
             patience_s: how long a network stream that broke off may stay away.
         """
         self.name, self.live = name, live
@@ -134,7 +135,8 @@ class Source:
             before = self.frames
             try:
                 with _open(self.name, self._decoder) as (container, stream):
-                    endless = endless or (_is_remote(self.name) and not _has_end(container))
+                    if _is_remote(self.name):
+                        self.live = endless = endless or not _has_end(container)
                     self._decode(container, stream)
                 why = f"{self.name}: the stream broke off"
             except VideoError as error:

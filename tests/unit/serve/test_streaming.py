@@ -395,8 +395,8 @@ def test_a_recording_comes_over_http_and_ends(write_video: WriteVideo, codec: st
     ):
         *frames, ended = items(sources)
     (source,) = sources.all
-    assert source.live
-    assert len(frames) + source.dropped == 12
+    assert not source.live
+    assert (len(frames), source.dropped) == (12, 0)
     assert ended == Ended("")
 
 
