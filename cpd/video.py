@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from cpd.clip import ClipSpec, shown_s, window_indices
 from cpd.container import Decoder, open_file, reason, time_s
 from cpd.errors import VideoError
-from cpd.packets import PacketIndex, decode_at
+from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
 from cpd.stopwatch import Stopwatch
 
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
-STEP_BACK_S = 1.0
-"""A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Frames = NDArray[np.uint8]
 Choose = Callable[[NDArray[np.float64]], NDArray[np.int64]]
@@ -195,18 +193,17 @@ def _chosen_frames(path: Path, spec: ClipSpec, choose: Choose, watch: Stopwatch 
 
 
 def duration_s(path: Path) -> float:
-    """How long a video is shown, from its header where that tells, else from its frames.
+    """How long a video is shown: by its packets where they tell, else by its frames. Its header may tell anything.
 
     Raises:
         VideoError: the video cannot be read.
     """
     with open_file(path) as (container, stream):
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        if container.duration is not None:
-            start = container.start_time or 0  # Matroska counts from zero, not from its first frame
-            return (container.duration - (start if 0 < start < container.duration else 0)) / av.time_base
-    return shown_s(probe(path).times_s)
+        try:
+            index = PacketIndex.of(container, stream)
+        except (av.FFmpegError, MemoryError):
+            index = None
+    return shown_s(probe(path).times_s if index is None else index.times_s)
 
 
 def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler, seen: tuple[int, int] | None = None) -> Frames:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from cpd.clip import ClipSpec
 from cpd.container import PLAYLISTS, Decoder, open_file, open_live, reason, time_s
 from cpd.errors import VideoError
+from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
-from cpd.video import STEP_BACK_S, fit
+from cpd.video import fit
 
 WAITING_FRAMES = 8
 """Frames of a stream that wait for the model. More would only be older when their turn comes."""

@@ -165,6 +165,7 @@ def test_recordings_put_together_are_one_video(write_video: WriteVideo, tmp_path
     np.testing.assert_allclose(np.diff(times_s), 1 / 25, atol=1e-3)
     assert len(times_s) == 120
     assert shown(video.read_clip(path, SPEC)) == [3, 9, 15, 21]
+    assert video.duration_s(path) == pytest.approx(120 / 25)
 
 
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
