@@ -35,6 +35,8 @@ INDEX_LAST = (
     "an mp4 needs its index at its start, as ffmpeg -movflags faststart writes it, or a server that knows Range"
 )
 """For a recording that cannot be read from its beginning on."""
+SIZE_TELLS_NOTHING = PLAYLISTS | {"mpjpeg"}
+"""Formats that name other files, and a camera's pictures one after the other, of which some announce a size."""
 LOCAL = "file://"
 
 
@@ -244,9 +246,8 @@ def _is_remote(name: str) -> bool:
 
 
 def _has_end(container: InputContainer) -> bool:
-    """Whether this is a recording, which ends and is not begun anew: one has a length in time or, but for what names
-    other files, in bytes."""
-    return container.duration is not None or (container.size > 0 and container.format.name not in PLAYLISTS)
+    """Whether this is a recording, which ends and is not begun anew: one has a length in time or in bytes."""
+    return container.duration is not None or (container.size > 0 and container.format.name not in SIZE_TELLS_NOTHING)
 
 
 def _open(name: str, decoder: Decoder) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
