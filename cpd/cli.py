@@ -11,6 +11,7 @@ import click
 
 import cpd
 from cpd.errors import CpdError, install, reason_of
+from cpd.interruption import interruptible
 from cpd.stages import STAGES, check_data, pipeline_status, run_pipeline
 
 STAGE = click.Choice([stage.name for stage in STAGES])
@@ -27,7 +28,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except CpdError as error:
             click.echo("error: " + str(error).replace("\n", "\nerror: "), err=True)
             sys.exit(error.exit_code)

@@ -73,6 +73,11 @@ class ClipSpec:
         """(frames, height, width, 3) of one clip."""
         return (self.frames, *self.crop, 3)
 
+    @property
+    def middle(self) -> tuple[int, int]:
+        """(height, width) of what every resized frame has around its middle, whatever its shape."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing a frame of this size."""
         if not isinstance(self.resize, int):

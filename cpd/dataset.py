@@ -30,7 +30,7 @@ COLUMNS = (
     "times_ms",
     "sha256",
     "mirrored",
-    "one_size",
+    "plain",
 )
 LONGEST_FIELD = 1 << 30
 """Characters. The csv module stops at 131,072 by itself: the times of eight minutes of variable rate."""
@@ -56,7 +56,7 @@ class Clip:
     """Of the file, or of a folder of images, in hex; empty where a clip was made up without one."""
     mirrored: bool = False
     """See ``cpd.video.VideoInfo``."""
-    one_size: bool = True
+    plain: bool = True
     """Likewise."""
 
 
@@ -84,7 +84,7 @@ def write_clips(path: Path, clips: Iterable[Clip], variable_rate: Iterable[bool]
             writer.writerow([
                 name_in(run_dir, clip.path), clip.label, clip.split, clip.codec, clip.height, clip.width, clip.rotation,
                 clip.bit_depth, len(clip.times_s), times_ms, clip.sha256, int(clip.mirrored),
-                int(clip.one_size),
+                int(clip.plain),
             ])  # fmt: skip
 
 
@@ -99,7 +99,8 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
     csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ())[: len(COLUMNS) - 1] != COLUMNS[:-1]:  # older tables lack the last
+        # older tables lack the last, or call it one_size
+        if tuple(reader.fieldnames or ())[: len(COLUMNS) - 1] != COLUMNS[:-1]:
             raise DataError(f"{path}: not a clip table", "run the data stage again")
         rows = [row for row in reader if split is None or row["split"] == split]
     return [
@@ -117,7 +118,7 @@ def read_clips(path: Path, split: Split | None = None) -> list[Clip]:
             else np.arange(int(row["frames"]), dtype=np.float64),
             sha256=row["sha256"],
             mirrored=row["mirrored"] == "1",
-            one_size=row.get("one_size") != "0",
+            plain=row.get("plain", row.get("one_size")) != "0",
         )
         for row in rows
     ]

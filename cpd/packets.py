@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 HELD_BYTES = 32 << 20
 """Packets of a video up to this size are kept while its clip is chosen; larger ones are read from the file twice."""
+STEP_BACK_S = 1.0
+"""A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Pixels = TypeVar("Pixels", bound=NDArray[np.uint8])
 
@@ -62,8 +64,12 @@ class PacketIndex:
                     held = None
         if not shown or stream.time_base is None:
             return None
-        shown_pts = np.sort(np.asarray(shown))
-        return cls(np.asarray(pts), np.asarray(keyframe), shown_pts, shown_pts * float(stream.time_base), held)
+        if not keyframe[0] or pts[0] > min(pts):  # a recording that begins between keyframes: some cannot be decoded
+            return None
+        time_base_s, shown_pts = float(stream.time_base), np.sort(np.asarray(shown))
+        if (np.diff(pts) * time_base_s < -STEP_BACK_S).any():
+            return None
+        return cls(np.asarray(pts), np.asarray(keyframe), shown_pts, shown_pts * time_base_s, held)
 
     def start_of(self, pts: int) -> int:
         """Position of the packet to start decoding at for the frame shown at ``pts``.

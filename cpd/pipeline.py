@@ -15,6 +15,7 @@ import click
 
 import cpd
 from cpd.errors import CpdError
+from cpd.interruption import check
 from cpd.lock import Cause, Digest, Lock, hold, stat_digest
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _lock_of(run_dir: Path) -> Lock:
 def _run_stage(stage: Stage, config: Pipeline, cause: Cause, lock: Lock) -> None:
     started_s = time.monotonic()
     summary = stage.run(config, lock.run_dir)
+    check()
     duration_s = time.monotonic() - started_s
     lock.finish(stage.name, cause, stage.outputs(config, lock.run_dir), summary, duration_s)
     _line(stage.name, "done", f"{summary} ({_duration(duration_s)})")

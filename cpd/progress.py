@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from cpd.interruption import check
+
 Item = TypeVar("Item")
 
 
@@ -12,4 +14,6 @@ def track(items: Iterable[Item], description: str, total: int | None = None, uni
     """Yields the items and shows on stderr how far along they are."""
     from tqdm import tqdm  # the pipeline has it, a device has not
 
-    yield from tqdm(items, desc=f"  {description}", total=total, unit=unit, leave=False, disable=None)
+    for item in tqdm(items, desc=f"  {description}", total=total, unit=unit, leave=False, disable=None):
+        check()
+        yield item

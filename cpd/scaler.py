@@ -3,8 +3,8 @@
 When it shrinks, its bilinear filter widens its triangle as DALI's antialiased linear filter does, and the two differ by
 less than 0.1 grey levels on average. Most codecs keep one colour sample for four pixels. DALI finds the colours between
 samples first and resizes RGB; the scaler, left alone, would resize the colour samples, which changes a picture of sharp
-colours by up to 2.8 grey levels on average. So it resizes RGB too, in planes, which costs half of what interleaved RGB
-does; but large frames, where this costs the most and hardly shows, it is left to resize as they are.
+colours by up to 2.8 grey levels on average. So it resizes RGB of eight bits too, in planes, which costs half of what
+interleaved RGB does; but large frames, where this costs the most and hardly shows, it is left to resize as they are.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""As DALI's CPU decoder sets them: both then give the same bytes; without them this is 0.6 levels darker."""
-SHARED_COLOUR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"})
-"""The usual 8-bit formats with fewer colour samples than pixels; nv12 is how a GPU's decoder gives them."""
+FLAGS = (
+    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+)
+"""As DALI's CPU decoder sets them: both then give the same bytes; without them this is 0.6 levels darker. The last is
+for RGB, of which the scaler would see the colours of every other column alone where it makes half of it or less."""
 PLANES = "gbrp"
 """RGB whose colours lie apart, as the scaler works on them."""
 LARGE = 1 << 19
@@ -39,8 +40,7 @@ class Scaler:
         """
         resized = (width, height) != (frame.width, frame.height)
         form = "rgb24"
-        small = frame.format.name in SHARED_COLOUR and frame.width * frame.height <= LARGE
-        if resized and (small or frame.interlaced_frame):
+        if resized and (frame.width * frame.height <= LARGE or frame.interlaced_frame):
             form = PLANES
             frame = self._colour.reformat(frame, format=form, interpolation=FLAGS, threads=1)
             if frame.interlaced_frame:  # told so, the scaler would resize each field by itself and interleave them

@@ -14,20 +14,19 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
 from cpd.container import Decoder, open_file, reason, time_s
 from cpd.errors import VideoError
-from cpd.packets import PacketIndex, decode_at
+from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
 from cpd.stopwatch import Stopwatch
 
 MAX_RESIZED_PIXELS = 1 << 26
 """A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
-STEP_BACK_S = 1.0
-"""A video whose clock steps back by more began anew. By less, its times are guesses: AVI stores none for B-frames."""
 
 Frames = NDArray[np.uint8]
 Choose = Callable[[NDArray[np.float64]], NDArray[np.int64]]
@@ -53,8 +52,9 @@ class VideoInfo:
     """Empty, or what the decoder complained about after the last good frame."""
     mirrored: bool
     """Whether the decoded frame is turned over before it is turned, as front cameras store theirs."""
-    one_size: bool
-    """Whether all frames are as large as the first; a call's recording changes its size with the connection."""
+    plain: bool
+    """Whether all frames are as large as the first, turned as it is, and as many as the header tells, which is what
+    DALI believes; a call's recording changes its size with the connection."""
 
 
 def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
@@ -64,12 +64,12 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         VideoError: not a single frame can be decoded.
     """
     times: list[float] = []
-    damage, first, one_size = "", None, True
+    damage, first, looks = "", None, set()
     with open_file(path, decoder) as (container, stream):
         try:
             for frame in container.decode(stream):
                 first = first or frame
-                one_size &= (frame.height, frame.width) == (first.height, first.width)
+                looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
                 times.append(time_s(frame, len(times), stream))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
@@ -79,28 +79,36 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
-    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), one_size)
+        plain = len(looks) == 1 and stream.frames in (0, len(times))
+    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), plain)
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
     """The frames at these indices, in presentation order, at the video's own size.
 
     Returns:
-        (len(indices), height, width, 3) uint8 RGB, rotated for display; where the size changes within the video, all
-        have the size of the first of them.
+        (len(indices), height, width, 3) uint8 RGB, rotated for display.
 
     Raises:
         VideoError: the video has no frame at one of the indices.
     """
-    size: dict[str, int] = {}
     scaler = Scaler()
+    return _frames_at(
+        path, indices, lambda frame: _upright(scaler.rgb(frame, frame.width, frame.height), frame), Stopwatch()
+    )
 
-    def rgb(frame: VideoFrame) -> Frames:
-        size.setdefault("width", frame.width)
-        size.setdefault("height", frame.height)
-        return _upright(scaler.rgb(frame, **size), frame)
 
-    return _frames_at(path, indices, rgb, Stopwatch())
+def read_middles(path: Path, indices: NDArray[np.int64], spec: ClipSpec) -> Frames:
+    """The same of a video that is not plain: each frame resized by ``spec``, and the middle that all then have.
+
+    Returns:
+        (len(indices), *spec.middle, 3) uint8 RGB, whose crop in the middle is that of ``read_clip``.
+
+    Raises:
+        VideoError: the video has no frame at one of the indices.
+    """
+    scaler = Scaler()
+    return _frames_at(path, indices, lambda frame: fit(frame, spec, scaler, spec.middle), Stopwatch())
 
 
 def read_clip(path: Path, spec: ClipSpec, watch: Stopwatch | None = None) -> Frames:
@@ -185,27 +193,27 @@ def _chosen_frames(path: Path, spec: ClipSpec, choose: Choose, watch: Stopwatch 
 
 
 def duration_s(path: Path) -> float:
-    """How long a video is shown, from its header where that tells, else from its frames.
+    """How long a video is shown: by its packets where they tell, else by its frames. Its header may tell anything.
 
     Raises:
         VideoError: the video cannot be read.
     """
     with open_file(path) as (container, stream):
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-        if container.duration is not None:
-            start = container.start_time or 0  # Matroska counts from zero, not from its first frame
-            return (container.duration - (start if 0 < start < container.duration else 0)) / av.time_base
-    return shown_s(probe(path).times_s)
+        try:
+            index = PacketIndex.of(container, stream)
+        except (av.FFmpegError, MemoryError):
+            index = None
+    return shown_s(probe(path).times_s if index is None else index.times_s)
 
 
-def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
+def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler, seen: tuple[int, int] | None = None) -> Frames:
     """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
 
     Args:
         frame: as the decoder gives it.
         spec: the model's input contract.
         scaler: kept from frame to frame of one video.
+        seen: (height, width) of a larger part to give, with the crop in its middle.
 
     Raises:
         VideoError: the frame is too elongated to be resized to the model's short side.
@@ -215,9 +223,10 @@ def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler) -> Frames:
     if height * width > MAX_RESIZED_PIXELS:
         raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
     size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
-    top, left = spec.crop_corner(height, width)
+    seen = seen or spec.crop
+    top, left = np.subtract(spec.crop_corner(height, width), spec.crop_corner(*seen))
     upright = _upright(scaler.rgb(frame, **size), frame)
-    return upright[top : top + spec.crop[0], left : left + spec.crop[1]]
+    return upright[top : top + seen[0], left : left + seen[1]]
 
 
 def _frames_of_packets(
@@ -282,15 +291,23 @@ def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
 
 def _mirrored(frame: VideoFrame) -> bool:
     """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists none of a frame's side data where one is new to it, as the EXIF of a photo is
-        return False
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
     values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer
     a, b, _, c, d = values.tolist()
     return bool(a * d - b * c < 0)
+
+
+def _unknown(kind: type[Type], value: int) -> Type:
+    """A kind of side data that is new to PyAV, as the EXIF of a photo is: it would list none of a frame's."""
+    member = object.__new__(kind)
+    member._name_ = f"UNKNOWN_{value}"
+    member._value_ = value  # type: ignore[assignment]
+    return member
+
+
+Type._missing_ = classmethod(_unknown)  # type: ignore[assignment]
 
 
 def _rotation(frame: VideoFrame) -> int:

@@ -56,8 +56,9 @@ def main() -> None:
                 resident_mib.append(resident_kib(process.pid) / 1024)
                 time.sleep(SAMPLE_S)
             reader.join()
+    if process.returncode:
+        sys.exit(process.returncode)
     report(np.asarray(resident_mib[:-1]), events, hours)
-    sys.exit(process.returncode)
 
 
 def write_day(path: Path, frames: int) -> None:

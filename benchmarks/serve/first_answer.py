@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cpd.dataset import read_clips
+from cpd.errors import CpdError
 from cpd.video import probe
 from cpd_serve.environment import cpu_name
 from cpd_serve.runner import open_runner
@@ -96,4 +97,7 @@ def report(seconds: dict[str, np.ndarray], peaks_mib: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CpdError as error:
+        sys.exit(f"error: {error}")

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from cpd.dataset import read_clips
+from cpd.errors import CpdError
 from cpd_serve.environment import cpu_name
 
 HOST = "127.0.0.1"
@@ -182,4 +183,7 @@ async def wait_until_ready(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CpdError as error:
+        sys.exit(f"error: {error}")

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from cpd.errors import CpdError
 from cpd_serve.environment import cpu_name
 from cpd_serve.runner import open_runner
 from cpd_serve.sources import TimedFrame
@@ -71,4 +73,7 @@ def cost_us(labeller: Labeller, pixels: np.ndarray, frames: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CpdError as error:
+        sys.exit(f"error: {error}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ import numpy as np
 
 from cpd.clip import ClipSpec
 from cpd.dataset import read_clips
+from cpd.errors import CpdError
 from cpd.threads import usable_cpus
 from cpd.video import read_clip
 from cpd_serve.environment import cpu_name
@@ -117,4 +119,7 @@ def torch_loop(run_dir: Path, videos: list[Path]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CpdError as error:
+        sys.exit(f"error: {error}")

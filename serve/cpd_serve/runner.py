@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import EngineError
 from cpd.manifest import Manifest
+from cpd.threads import usable_cpus
 
 Frames = NDArray[np.uint8]
 """(batch, frames, height, width, 3) uint8 RGB, as the manifest's ClipSpec says."""
@@ -62,12 +63,14 @@ def open_runner(path: str | Path, provider: str | None = None, threads: int | No
         path: an ``.onnx`` file, or a ``.trt`` engine with its manifest beside it.
         provider: what to run an ONNX file on: cpu, cuda, tensorrt or the full name of an onnxruntime provider. By
             default the GPU where this machine has one and onnxruntime was built for it, else the CPU.
-        threads: how many CPU threads one prediction may use; by default as many as there are CPUs, or one for a small
-            model, which more would slow down.
+        threads: how many CPU threads one prediction may use, no more than there are CPUs; by default as many, or one
+            for a small model, which more would slow down.
 
     Raises:
         EngineError: the file is missing, damaged or not one of ours, or what it needs is not on this machine.
     """
+    if threads is not None and not 1 <= threads <= usable_cpus():  # onnxruntime hangs where it gets no more threads
+        raise EngineError(f"{threads} threads cannot run on {usable_cpus()} CPUs", f"name 1 to {usable_cpus()}")
     path = Path(path)
     load = LOADERS.get(path.suffix)
     if load is None:

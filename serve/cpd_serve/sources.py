@@ -19,10 +19,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import Decoder, open_file, open_live, reason, time_s
+from cpd.container import PLAYLISTS, Decoder, open_file, open_live, reason, time_s
 from cpd.errors import VideoError
+from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
-from cpd.video import STEP_BACK_S, fit
+from cpd.video import fit
 
 WAITING_FRAMES = 8
 """Frames of a stream that wait for the model. More would only be older when their turn comes."""
@@ -30,8 +31,12 @@ RETRY_S = (1.0, 30.0)
 """Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
 STOP_S = 1.0
 """How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
-
-
+INDEX_LAST = (
+    "an mp4 needs its index at its start, as ffmpeg -movflags faststart writes it, or a server that knows Range"
+)
+"""For a recording that cannot be read from its beginning on."""
+SIZE_TELLS_NOTHING = PLAYLISTS | {"mpjpeg"}
+"""Formats that name other files, and a camera's pictures one after the other, of which some announce a size."""
 LOCAL = "file://"
 
 
@@ -78,7 +83,8 @@ class Source:
             name: a file, a camera (``0`` or ``/dev/video0``) or the URL of a stream.
             spec: the model's input.
             changed: notified whenever there is something to take; shared by streams that are waited for together.
-            live: whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up.
+            live: whether frames come at their own pace, so that the oldest are dropped when the model cannot keep up;
+                a recording on the network waits for the model, as a file does.
             patience_s: how long a network stream that broke off may stay away.
         """
         self.name, self.live = name, live
@@ -132,16 +138,14 @@ class Source:
             before = self.frames
             try:
                 with _open(self.name, self._decoder) as (container, stream):
-                    # What has a length is a recording: it ends, and is not begun anew in the middle.
-                    endless = endless or ("://" in self.name and container.duration is None)
+                    if _is_remote(self.name):
+                        self.live = endless = endless or not _has_end(container)
                     self._decode(container, stream)
                 why = f"{self.name}: the stream broke off"
             except VideoError as error:
                 if not endless or self.frames == 0:
                     raise
                 why = str(error)
-            if self.frames == 0 and not self._stopped:
-                raise VideoError(f"{self.name}: no frame can be decoded")
             if self._stopped or not endless:
                 return ""
             if self.frames > before:
@@ -156,7 +160,7 @@ class Source:
             wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
-        scaler, before_s = Scaler(), -math.inf
+        scaler, before_s, why = Scaler(), -math.inf, ""
         try:
             for index, frame in enumerate(container.decode(stream)):
                 if self._lost_since_s is not None:
@@ -170,9 +174,14 @@ class Source:
                 if self._stopped:
                     return
         except (av.FFmpegError, MemoryError) as error:
-            raise VideoError(f"{self.name}: the stream broke off: {reason(error)}") from error
+            why = f": {reason(error)}"
+            if self.frames:
+                raise VideoError(f"{self.name}: the stream broke off{why}") from error
         except VideoError as error:
             raise VideoError(f"{self.name}: {error}") from error
+        if self.frames == 0:
+            remedy = INDEX_LAST if _is_remote(self.name) and "mp4" in container.format.name else ""
+            raise VideoError(f"{self.name}: no frame can be decoded{why}", remedy)
 
     def _put(self, item: Item) -> None:
         with self._changed:
@@ -229,9 +238,16 @@ def open_sources(
 
 def is_live(name: str) -> bool:
     """Whether frames come at their own pace: from a camera or the network."""
-    if "://" in name:
-        return not name.startswith(LOCAL)
-    return name.startswith("/dev/video") or (name.isdecimal() and not os.path.exists(name))  # noqa: PTH110
+    return _is_remote(name) or name.startswith("/dev/video") or (name.isdecimal() and not os.path.exists(name))  # noqa: PTH110
+
+
+def _is_remote(name: str) -> bool:
+    return "://" in name and not name.startswith(LOCAL)
+
+
+def _has_end(container: InputContainer) -> bool:
+    """Whether this is a recording, which ends and is not begun anew: one has a length in time or in bytes."""
+    return container.duration is not None or (container.size > 0 and container.format.name not in SIZE_TELLS_NOTHING)
 
 
 def _open(name: str, decoder: Decoder) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:

@@ -227,3 +227,26 @@ def test_ctrl_c_is_130_and_says_that_the_next_run_continues(folder):
         process.send_signal(signal.SIGINT)
         assert process.stderr.read().strip() == "interrupted: the next run continues where this one stopped"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("then", ["pass", "raise CpdError('a module is half there')"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_that_a_library_swallows_ends_the_run_all_the_same(number, then):
+    code = (
+        "import click, signal\n"
+        "from cpd.cli import Commands\n"
+        "from cpd.errors import CpdError\n"
+        "from cpd.progress import track\n"
+        "@click.group(cls=Commands)\n"
+        "def main(): ...\n"
+        "@main.command()\n"
+        "def work():\n"
+        "    for item in track([1, 2], 'work'):\n"
+        "        print(item, flush=True)\n"
+        f"        try: signal.raise_signal(signal.{number})\n"
+        f"        except KeyboardInterrupt: {then}\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "work"], capture_output=True, text=True, check=False)
+    told = "interrupted: the next run continues where this one stopped"
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "1\n", told)

@@ -29,7 +29,7 @@ from cpd.config import Augment
 from cpd.container import NVDEC_LIBRARY, open_file
 from cpd.dataset import Clip
 from cpd.threads import usable_cpus
-from cpd.video import read_frames
+from cpd.video import read_frames, read_middles
 from cpd_train.nvdec import CODECS, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
 
@@ -184,7 +184,7 @@ class ClipLoader:
             sizes = self.readable.get(clip.codec)
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
             upright = clip.rotation == 0 and not clip.mirrored
-            plain = fits and upright and clip.one_size and clip.bit_depth == 8
+            plain = fits and upright and clip.plain and clip.bit_depth == 8
             self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
         return self._native[row]
 
@@ -252,7 +252,9 @@ class ClipLoader:
             return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
         if self.reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
-        return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
+        if clip.plain:
+            return _NO_BYTES, np.ascontiguousarray(read_frames(clip.path, view.indices))
+        return _NO_BYTES, read_middles(clip.path, view.indices, self.spec)
 
 
 def blended(values: Tensor, shares: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def _open(found: Found) -> Clip | dict[str, str]:
         times_s=info.times_s,
         sha256=content_sha256(found.path),
         mirrored=info.mirrored,
-        one_size=info.one_size,
+        plain=info.plain,
     )
 
 

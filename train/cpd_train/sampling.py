@@ -90,7 +90,7 @@ def training_views(
         mirror = augment.flip and bool(rng.random() < 0.5)
         label = augment.flip_labels.get(clip.label, clip.label) if mirror else clip.label
         position = (rng.integers(CANDIDATES, size=spec.frames) + 0.5) / CANDIDATES
-        size = spec.resized_size(clip.height, clip.width)
+        size = resized_size(clip, spec)
         views.append(
             View(
                 row=row,
@@ -109,6 +109,11 @@ def training_views(
     return views
 
 
+def resized_size(clip: Clip, spec: ClipSpec) -> tuple[int, int]:
+    """(height, width) of a clip's frames after resizing, or of what all of them have where they may differ in size."""
+    return spec.resized_size(clip.height, clip.width) if clip.plain else spec.middle
+
+
 def candidate_indices(clip: Clip, spec: ClipSpec) -> NDArray[np.int64]:
     """Every frame of a clip that some view can ask for, ascending and distinct; the evaluation frames among them."""
     places = [segment_indices(clip.times_s, spec.frames, (k + 0.5) / CANDIDATES) for k in range(CANDIDATES)]
@@ -124,7 +129,7 @@ def batches(views: list[View], batch_size: int, drop_last: bool) -> Iterator[lis
 
 
 def _plain(row: int, clip: Clip, label: int, spec: ClipSpec) -> View:
-    size = spec.resized_size(clip.height, clip.width)
+    size = resized_size(clip, spec)
     top, left = spec.crop_corner(*size)
     return View(
         row=row,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +229,27 @@ def test_a_run_that_does_not_fit_together_is_refused(
     write_checkpoint(run_dir / "teacher/teacher.safetensors", model, "teacher", LABELS[:2], "", epoch=1, top1=0.5)
     with pytest.raises(ExportError, match="different clips or labels"):
         stage.run(make_config(), run_dir)
+
+
+def test_a_run_that_is_ended_while_it_calibrates_leaves_nothing_behind(exported: Path, tmp_path: Path) -> None:
+    code = (
+        "import click, numpy, onnx, signal, sys\n"
+        "from cpd.cli import Commands\n"
+        "from cpd_export.int8 import Choice, quantise_as\n"
+        "class Frames(numpy.ndarray):\n"
+        "    def __getitem__(self, key):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "@click.group(cls=Commands)\n"
+        "def main(): ...\n"
+        "@main.command()\n"
+        "def export():\n"
+        "    frames = numpy.zeros((2, 4, 16, 16, 3), numpy.uint8).view(Frames)\n"
+        "    quantise_as(onnx.load(sys.argv[1]), frames, Choice('minmax', 8))\n"
+        "main(['export'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(exported / "export/student.onnx")],
+        capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, "interrupted" in done.stderr) == (130, True), done.stderr
+    assert not list(tmp_path.glob("cpd-*"))

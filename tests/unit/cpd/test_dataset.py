@@ -10,8 +10,8 @@ from cpd.dataset import Clip, read_clips, write_clips
 
 def test_every_property_of_a_clip_comes_back(tmp_path):
     times_s = np.arange(3.0)
-    odd = Clip(Path("/a, b.mp4"), "é", "test", "vp9", 4, 6, 90, 10, times_s, "ab", mirrored=True, one_size=False)
-    clips = [odd, replace(odd, mirrored=False, one_size=True)]
+    odd = Clip(Path("/a, b.mp4"), "é", "test", "vp9", 4, 6, 90, 10, times_s, "ab", mirrored=True, plain=False)
+    clips = [odd, replace(odd, mirrored=False, plain=True)]
     (tmp_path / "data").mkdir()
     write_clips(tmp_path / "data/clips.csv", clips, [False, False])
     read = read_clips(tmp_path / "data/clips.csv")

@@ -121,6 +121,12 @@ def test_a_small_model_runs_on_one_thread(tmp_path: Path, write_model: WriteMode
         assert runner._session.get_session_options().intra_op_num_threads == threads
 
 
+@pytest.mark.parametrize("threads", [10_000, usable_cpus() + 1, 0, -1])
+def test_threads_that_the_machine_does_not_have_are_refused(colour_model: Path, threads: int) -> None:
+    with pytest.raises(EngineError, match=rf"^{threads} threads cannot run on .*name 1 to {usable_cpus()}"):
+        open_runner(colour_model, threads=threads)
+
+
 def foreign(path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import av
 import numpy as np
 import onnx
 import pytest
@@ -384,17 +386,30 @@ def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
             server.shutdown()
 
 
-def test_a_recording_comes_over_http_and_ends(write_video: WriteVideo) -> None:
-    path = write_video(coloured("red", count=12), "libvpx-vp9")
+@pytest.mark.parametrize(("codec", "name"), [("libvpx-vp9", "clip.webm"), ("libx264", "clip.ts")])
+def test_a_recording_comes_over_http_and_ends(write_video: WriteVideo, codec: str, name: str) -> None:
+    """The server knows no Range, and so the end of a .ts, which tells its length, is not looked at."""
+    path = write_video(coloured("red", count=12), codec, name)
+    with (
+        serving(partial(QuietHandler, directory=str(path.parent))) as url,
+        open_sources([f"{url}/{path.name}"], SPEC, patience_s=0.0) as sources,
+    ):
+        *frames, ended = items(sources)
+    (source,) = sources.all
+    assert not source.live
+    assert (len(frames), source.dropped) == (12, 0)
+    assert ended == Ended("")
+
+
+def test_an_mp4_with_its_index_at_its_end_says_what_is_amiss(write_video: WriteVideo) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
+    path = write_video(noise, "libx264")
     with (
         serving(partial(QuietHandler, directory=str(path.parent))) as url,
         open_sources([f"{url}/{path.name}"], SPEC, patience_s=60.0) as sources,
     ):
-        *frames, ended = items(sources)
-    (source,) = sources.all
-    assert source.live
-    assert len(frames) + source.dropped == 12
-    assert ended == Ended("")
+        (ended,) = items(sources)
+    assert re.search(r"clip\.mp4: no frame can be decoded.* \(an mp4 needs its index at its start", ended.reason)
 
 
 class DroppingHandler(BaseHTTPRequestHandler):
@@ -433,6 +448,35 @@ def test_a_dropped_connection_is_opened_again_and_given_up_in_the_end(
     assert source.frames == 60
     assert source.reconnects == 1
     assert 4 < handler.asked < 14, "it was asked again, at growing intervals"
+
+
+class PictureHandler(BaseHTTPRequestHandler):
+    """A camera's pictures one after the other, announced as more bytes than will ever come."""
+
+    pictures: tuple[bytes, ...] = ()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        for picture in self.pictures:
+            head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+            self.wfile.write(head.encode() + picture + b"\r\n")
+
+    def log_message(self, *arguments: object) -> None:
+        """Says nothing."""
+
+
+def test_a_camera_that_announces_a_size_is_no_recording(write_video: WriteVideo) -> None:
+    with av.open(str(write_video(coloured("red", count=12)))) as container:
+        pictures = tuple(bytes(packet) for packet in container.demux(video=0) if packet.size)
+    handler = type("Handler", (PictureHandler,), {"pictures": pictures})
+    with serving(handler) as url, open_sources([url], SPEC, patience_s=0.0) as sources:
+        *_, lost, ended = items(sources)
+    assert sources.all[0].live
+    assert isinstance(lost, Lost)
+    assert "did not come back within 0 s" in ended.reason
 
 
 def test_a_stream_that_falls_silent_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM end a command, with its temporary files cleared away and whatever libraries do about it.
+
+One that comes while a library is importing another may be swallowed, or become an error of the library's own: torch's
+exporter looks for an exception in a module that is then only half there.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_came = False
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Both raise KeyboardInterrupt here, and so does an error that follows one. For the main thread alone."""
+    before = [signal.signal(number, _interrupt) for number in SIGNALS]
+    try:
+        yield
+    except Exception:
+        check()
+        raise
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt where one has come, and was swallowed."""
+    if _came:
+        raise KeyboardInterrupt
+
+
+def _interrupt(*_: object) -> None:
+    global _came  # a signal is the process's
+    _came = True
+    raise KeyboardInterrupt
