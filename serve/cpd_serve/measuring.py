@@ -57,7 +57,7 @@ def open_engine(file: dict[str, Any], run_dir: Path, labels: tuple[str, ...], de
         stack: closes it.
 
     Raises:
-        EngineError: it was made for other labels.
+        EngineError: it was made for other labels, or is of another role or precision than export.json says.
     """
     engine = Engine(file)
     if file["status"] != "built":
@@ -71,7 +71,14 @@ def open_engine(file: dict[str, Any], run_dir: Path, labels: tuple[str, ...], de
         engine.status = "failed" if file["runtime"] == "onnxruntime" else "built, not run"
         engine.reason = str(error)
         return engine
-    if engine.runner.manifest.labels != labels:
+    manifest = engine.runner.manifest
+    if (manifest.role, manifest.precision) != (file["role"], file["precision"]):
+        raise EngineError(
+            f"{file['path']}: is the {manifest.role} in {manifest.precision}, and export.json says the {file['role']} "
+            f"in {file['precision']}",
+            "run the export stage again",
+        )
+    if manifest.labels != labels:
         raise EngineError(f"{file['path']}: was made for other labels than this run's", "run the export stage again")
     return engine
 

@@ -199,3 +199,18 @@ def test_what_earlier_stages_left_out_is_named(run_dir: Path) -> None:
     (run_dir / "export/export.json").unlink()
     with pytest.raises(DataError, match=r"export\.json: cannot be read"):
         validate.run(config(), run_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"precision": "fp16"}, "is the student in fp16, and export.json says the student in fp32"),
+        ({"role": "teacher"}, "is the teacher in fp32, and export.json says the student in fp32"),
+    ],
+)
+def test_a_file_in_the_place_of_another_is_told(
+    run_dir: Path, write_model: WriteModel, changes: dict[str, str], said: str
+) -> None:
+    write_model(run_dir / "export/student.onnx", 10.0, clip=EXACT, **changes)
+    with pytest.raises(EngineError, match=rf"export/student.onnx: {said}"):
+        validate.run(config(), run_dir)

@@ -302,10 +302,24 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
     distill.run(config_of(distill=section), taught)
     losses = [row["loss"]["spectrum"] for row in metrics_of(taught, "student")]
     assert losses[-1] < losses[0]
-    with pytest.raises(ValidationError, match=r"needs parameters.start: teacher"):
+    with pytest.raises(ValidationError, match=r"needs parameters.start: fitted"):
         config_of(distill={"spectrum": {"align": "channels"}})
     with pytest.raises(ValidationError, match=r"channels and fitnet need different channels"):
         config_of(distill=section | {"fitnet": 1})
+
+
+@pytest.mark.parametrize(
+    ("section", "start", "align"),
+    [
+        ({}, "fitted", "channels"),
+        ({}, "teacher", "channels"),
+        ({}, "random", "auto"),
+        ({"fitnet": 1}, "fitted", "auto"),
+        ({"spectrum": {"align": "attention"}}, "fitted", "attention"),
+    ],
+)
+def test_by_itself_the_spectrum_is_that_of_channels_where_they_correspond(section, start, align):
+    assert distill.aligned(Distill.model_validate(section), start).spectrum.align == align
 
 
 def test_the_evidence_of_each_frame_is_a_term(taught):
