@@ -380,7 +380,7 @@ class TestPrepare:
         data = {"list": str(tmp_path / "list.csv"), "max_broken_fraction": 0.2}
         summary = prepare.run(config_of(data=data), tmp_path / "run")
         written = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
-        assert "2 broken left out" in summary
+        assert summary == "2 classes, 7 train (64%), 2 validation (18%), 2 test (18%) clips, 2 broken left out"
         assert {(entry["path"].rsplit("/")[-1], entry["reason"].split(":")[0]) for entry in written["broken"]} == {
             ("11.avi", "cannot be opened as a video"), ("gone.avi", "no such file"),
         }  # fmt: skip

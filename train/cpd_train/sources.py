@@ -242,7 +242,7 @@ def assign_splits(found: Iterable[Found], validation_fraction: float, test_fract
     """Fills in the splits a source leaves out, by whole groups, the same way on every machine.
 
     Without a test split, ``test_fraction`` of what is there becomes one; without a validation split,
-    ``validation_fraction`` of training does. Where every clip is its own group the share is taken class by class.
+    ``validation_fraction`` of training does. What is of one class, a clip or a whole group, is taken class by class.
     """
     clips = [clip if clip.split else replace(clip, split="train") for clip in found]
     shares: tuple[tuple[Split, float], ...] = (("test", test_fraction), ("validation", validation_fraction))
@@ -281,25 +281,41 @@ def check_classes(found: Iterable[Found], splits: tuple[Split, ...] = SPLITS) ->
         if len(empty) == len(splits_of) and len(groups) == 1:
             raise DataError(f"there is no {split} clip: all are of one group, {groups.pop()}", "name more groups")
         if len(empty) == len(splits_of):
-            raise DataError(f"there is no {split} clip", f"raise data.{split}_fraction or name a {split} split")
+            remedy = f"name a {split} split, or give each class more clips and data.{split}_fraction a value above 0"
+            raise DataError(f"there is no {split} clip", remedy)
 
 
 def _share_of_groups(clips: list[Found], fraction: float) -> set[str]:
-    """Groups that make up about ``fraction`` of the clips, at least one; by class where groups are single clips."""
+    """Groups that hold about ``fraction`` of the clips, at least one group: of each class where all of a group is."""
     members: dict[str, list[Found]] = defaultdict(list)
     for clip in clips:
         members[clip.group].append(clip)
-    shared = any(len(group) > 1 for group in members.values())
     strata: dict[str, list[str]] = defaultdict(list)
-    for group, inside in members.items():
-        strata["" if shared else inside[0].label].append(group)
-    moved: set[str] = set()
-    for groups in strata.values():
-        if fraction == 0 or len(groups) < 2:
-            continue
-        ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
-        moved.update(ordered[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
-    return moved
+    for group in sorted(members, key=lambda group: hashlib.sha256(group.encode()).digest()):
+        labels = {clip.label for clip in members[group]}
+        strata[labels.pop() if len(labels) == 1 else ""].append(group)
+    sizes = {group: len(inside) for group, inside in members.items()}
+    return {
+        group
+        for groups in strata.values()
+        if fraction > 0 and len(groups) > 1
+        for group in _about(fraction, {group: sizes[group] for group in groups})
+    }
+
+
+def _about(fraction: float, sizes: dict[str, int]) -> set[str]:
+    """Groups whose clips are about a share of all: those that fit in their order, and the one that comes nearest."""
+    total = sum(sizes.values())
+    chosen, room = set[str](), min(round(fraction * total), total - 1)
+    for group, size in sizes.items():
+        if size <= room:
+            chosen.add(group)
+            room -= size
+    rest = {group: size for group, size in sizes.items() if group not in chosen}
+    nearest = min(rest, key=rest.__getitem__)
+    if not chosen or (len(rest) > 1 and rest[nearest] <= 2 * room):
+        chosen.add(nearest)
+    return chosen
 
 
 def _split(name: str | None, where: str) -> Split | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 
 import pytest
 
@@ -145,6 +146,23 @@ class TestCsv:
             splits_of.setdefault(clip.group, set()).add(clip.split)
         assert all(len(splits) == 1 for splits in splits_of.values())
         assert set().union(*splits_of.values()) == {"train", "validation", "test"}
+
+    def test_a_share_of_groups_is_a_share_of_their_clips(self, tmp_path):
+        table = tmp_path / "list.csv"
+        sizes = {"ada": 300, "bo": 20, "cy": 40, "di": 60, "ed": 80, "flo": 100}
+        rows = [f"{p}_{n}.avi,{'xy'[n % 2]},{p}" for p, size in sizes.items() for n in range(size)]
+        table.write_text("path,label,group\n" + "\n".join(rows))
+        for fraction in (0.1, 0.2, 0.3):
+            found = find_clips(Data(list=table, test_fraction=fraction, validation_fraction=0.1))
+            assert sum(clip.split == "test" for clip in found) == pytest.approx(fraction * 600, abs=10)
+
+    def test_groups_of_one_class_are_shared_out_class_by_class(self, tmp_path):
+        table = tmp_path / "list.csv"
+        rows = [f"{c}/{r}_{n}.avi,{c},{c}-{r}" for c in range(50) for r in range(3) for n in range(4)]
+        table.write_text("path,label,group\n" + "\n".join(rows))
+        counts = Counter((clip.label, clip.split) for clip in find_clips(Data(list=table)))
+        assert set(counts.values()) == {4}
+        assert len(counts) == 150
 
 
 class TestPublishedLists:
