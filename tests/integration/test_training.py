@@ -169,6 +169,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     )
 
 
+def test_a_teacher_whose_loss_is_not_finite_has_no_weight_of_a_term_to_lower(taught, tmp_path):
+    shutil.copytree(taught / "data", tmp_path / "data")
+    with pytest.raises(TrainingError, match=r"cross_entropy loss of the teacher .* \(lower teacher.learning_rate\)$"):
+        teacher.run(config_of(teacher=BASE["teacher"] | {"learning_rate": 1e9}), tmp_path)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path, validated, monkeypatch):
     """One loss whose gradient is NaN, at the very last step; the loss itself is finite."""

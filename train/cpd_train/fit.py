@@ -235,7 +235,7 @@ def _not_finite(
     what = f"the {name} loss" if name else "the gradient of the loss"
     return TrainingError(
         f"{what} of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips}){_kept(kept)}",
-        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name else ""),
+        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name and role == "student" else ""),
     )
 
 
