@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
@@ -223,6 +224,37 @@ class TestCheckpoints:
             load_pretrained(model_of("tsm-tiny", width=8), tmp_path / "m.safetensors", LABELS)
         with pytest.raises(TrainingError, match="was trained for other labels"):
             load_pretrained(model_of("tsm-tiny", width=4), tmp_path / "m.safetensors", ("a", "b", "c"))
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda weight: weight * torch.nan, "conv1.weight is not finite"),
+            (lambda weight: (weight * 100).to(torch.int8), "does not fit tsm-tiny .*another shape or type"),
+            (lambda weight: weight.to(torch.complex64), "does not fit tsm-tiny .*another shape or type"),
+            (lambda weight: weight.to_sparse(), "does not fit tsm-tiny .*another shape or type"),
+        ],
+    )
+    def test_weights_that_are_no_numbers_are_refused(self, tmp_path, change, said):
+        weights = model_of("tsm-tiny").backbone.state_dict()
+        torch.save({**weights, "conv1.weight": change(weights["conv1.weight"])}, tmp_path / "m.pth")
+        with pytest.raises(TrainingError, match=rf"m\.pth: {said}"):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+        torch.save({0: weights["conv1.weight"]}, tmp_path / "m.pth")
+        with pytest.raises(TrainingError, match="holds no state_dict"):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+
+    @pytest.mark.parametrize(
+        ("written", "instead"), [('{"role"', '{"r": 0, role"'), ("labels", "classes"), ("shift_fraction", "shift")]
+    )
+    def test_a_description_that_is_damaged_or_of_another_version_is_told(self, tmp_path, written, instead):
+        path = tmp_path / "m.safetensors"
+        write_checkpoint(path, model_of("tsm-tiny"), "student", LABELS, "", 0, 0.0)
+        with safe_open(path, "pt") as file:
+            description = file.metadata()["cpd"].replace(written, instead, 1)
+        save_file(load_file(path), path, {"cpd": description})
+        for read in (read_checkpoint, lambda path: load_pretrained(model_of("tsm-tiny"), path, LABELS, as_it_is=True)):
+            with pytest.raises(TrainingError, match=r"what it says of its model cannot be used: .*another version"):
+                read(path)
 
     def test_code_in_a_pth_is_not_run(self, tmp_path):
         class Trap:
