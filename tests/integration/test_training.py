@@ -175,6 +175,12 @@ def test_a_teacher_whose_loss_is_not_finite_has_no_weight_of_a_term_to_lower(tau
         teacher.run(config_of(teacher=BASE["teacher"] | {"learning_rate": 1e9}), tmp_path)
 
 
+def test_weights_that_decay_away_say_which_setting_to_lower(taught, tmp_path):
+    shutil.copytree(taught / "data", tmp_path / "data")
+    with pytest.raises(TrainingError, match=r"not finite .*learning_rate or .*weight_decay"):
+        teacher.run(config_of(teacher=BASE["teacher"] | {"weight_decay": 1e9}), tmp_path)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path, validated, monkeypatch):
     """One loss whose gradient is NaN, at the very last step; the loss itself is finite."""

@@ -218,7 +218,7 @@ def _check_weights(model: VideoClassifier, role: str, epoch: int, kept: int) -> 
         if not torch.isfinite(values).all():
             raise TrainingError(
                 f"{name} of the {role} is not finite after epoch {epoch + 1}{_kept(kept)}",
-                f"lower {role}.learning_rate",
+                f"lower {role}.learning_rate or {role}.weight_decay",
             )
 
 
