@@ -18,7 +18,7 @@ from pathlib import Path
 from cpd.config import Data, Pipeline
 from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
-from cpd.folders import videos_below
+from cpd.folders import VIDEO_SUFFIXES, videos_below
 from cpd_train.motion import MIRRORED
 
 UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
@@ -120,7 +120,7 @@ def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
         return LISTS[form](path, root or (path if path.is_dir() else path.parent))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
-    except (KeyError, TypeError, ValueError) as error:  # of JSON, too
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:  # of JSON, too
         raise DataError(f"{path}: is not a {form} list: {error!r}", FORMAT) from error
 
 
@@ -129,9 +129,13 @@ def from_folder(folder: Path) -> list[Found]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", "mend data.folder")
     subfolders = _subfolders(folder)
-    if not subfolders:
-        raise DataError(f"{folder}: holds no class folders", "put the clips of each class into a folder of its name")
     splits = [sub for sub in subfolders if sub.name.lower() in SPLIT_NAMES]
+    if not subfolders or (splits == subfolders and not any(map(_subfolders, splits))):
+        where = ", ".join(sub.name for sub in splits)
+        raise DataError(
+            f"{folder}: holds no class folders{f' in {where}' if where else ''}",
+            "put the clips of each class into a folder of its name",
+        )
     other = next((sub for sub in subfolders if sub not in splits), None)
     if other is not None and any(_subfolders(sub) for sub in splits):
         raise DataError(f"{other}: stands beside {splits[0].name}, and is no split", "move it elsewhere")
@@ -146,7 +150,9 @@ def from_folder(folder: Path) -> list[Found]:
         videos = sorted(videos_below(label))
         if not videos:
             remedy = (
-                "name folders of images in a list: data.list" if _subfolders(label) else "remove it or add clips to it"
+                "name folders of images in a list: data.list"
+                if _subfolders(label)
+                else f"remove it or add clips to it: {', '.join(sorted(VIDEO_SUFFIXES))}"
             )
             raise DataError(f"{label}: class {label.name} has no video", remedy)
         found += [Found(path, label.name, split, path.relative_to(folder).as_posix()) for path in videos]
@@ -162,6 +168,9 @@ def from_csv(path: Path, root: Path) -> list[Found]:
         if missing:
             remedy = f"the first line names the columns; or {FORMAT}"
             raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", remedy)
+        twice = [name for name in ("path", "label", "split", "group") if reader.fieldnames.count(name) > 1]
+        if twice:
+            raise DataError(f"{path}: two columns are called {twice[0]}", "keep one of them")
         found: list[Found] = []
         splits: dict[str, Split | None] = {}
         for row in reader:

@@ -42,6 +42,18 @@ class TestFolder:
         with pytest.raises(DataError, match=r"class clap has no video .*data\.list"):
             from_folder(tmp_path)
 
+    def test_split_folders_without_classes_are_told(self, tmp_path):
+        touch(*(tmp_path / split / "a.avi" for split in ("train", "val")))
+        with pytest.raises(DataError, match=r"holds no class folders in train, val \(put the clips of each class"):
+            from_folder(tmp_path)
+
+    def test_a_class_of_files_that_are_no_videos_says_what_is_one(self, tmp_path):
+        touch(tmp_path / "wave" / "a.mp4", tmp_path / "clap" / "a.h264")
+        with pytest.raises(
+            DataError, match=r"class clap has no video \(remove it or add clips to it: .*\.avi, .*\.webm"
+        ):
+            from_folder(tmp_path)
+
     def test_a_single_class_is_refused(self, tmp_path):
         touch(*(tmp_path / "wave" / f"{n}.mp4" for n in range(9)))
         with pytest.raises(DataError, match="only one class"):
@@ -104,6 +116,11 @@ class TestCsv:
         table.write_text("path,label\na.avi,turn left, slowly\nb.avi,turn left, fast\n")
         with pytest.raises(DataError, match=r"list.csv:2: has more values than there are columns"):
             from_csv(table, tmp_path)
+
+    def test_a_column_that_comes_twice_is_refused(self, tmp_path):
+        (tmp_path / "list.csv").write_text("path,label, label\na.avi,x,1\nb.avi,y,2\n")
+        with pytest.raises(DataError, match=r"list\.csv: two columns are called label"):
+            from_csv(tmp_path / "list.csv", tmp_path)
 
     def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
         rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
@@ -195,6 +212,21 @@ class TestPublishedLists:
             (tmp_path / "clips-train.csv").write_text("name,kind\na.avi,x\n")
             with pytest.raises(DataError, match=r"check data\.format"):
                 find_clips(Data(list=tmp_path / f"clips-train.{'json' if form[0] == 's' else 'csv'}", format=form))
+
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [
+            ("kinetics", "label,youtube_id,time_start,time_end\nx,abc,inf,10\n"),
+            ("kinetics", "youtube_id,time_start,time_end,label\nabc,0,10\n"),
+            ("something-something", '[{"id": 1, "template": null}]'),
+            ("something-something", "[" * 100_000),
+        ],
+    )
+    def test_values_that_no_such_list_has_are_told(self, tmp_path, form, text):
+        table = tmp_path / f"train.{'json' if form[0] == 's' else 'csv'}"
+        table.write_text(text)
+        with pytest.raises(DataError, match=rf"train\.\w+: is not a {form} list: .*check data\.format"):
+            find_clips(Data(list=table, format=form))
 
     def test_videos_behind_links_are_found_and_hidden_ones_left(self, tmp_path):
         touch(tmp_path / "disk" / "abc.mp4", tmp_path / "videos" / ".trash" / "abc.avi")
