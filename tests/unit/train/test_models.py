@@ -1,6 +1,7 @@
 """Architectures, names and checkpoints."""
 
 import json
+import resource
 from dataclasses import replace
 
 import pytest
@@ -158,6 +159,24 @@ class TestCheckpoints:
         assert read.parameters == sum(p.numel() for p in model.parameters())
         torch.testing.assert_close(read.model(some_frames()), model(some_frames()))
         assert list(tmp_path.iterdir()) == [tmp_path / "m.safetensors"]
+
+    def test_are_written_as_other_files_are(self, tmp_path):
+        """Readable by whom the umask lets; what the system refuses is its own error, which the pipeline explains."""
+
+        def written(name):
+            write_checkpoint(tmp_path / name, model_of("tsm-tiny", width=4), "student", LABELS, "", 0, 0.0)
+            return tmp_path / name
+
+        (tmp_path / "other").touch()
+        assert written("m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                written("n.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not (tmp_path / "n.safetensors").exists()
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     def test_torchvision_weights_load_but_for_another_classifier(self, tmp_path, suffix):

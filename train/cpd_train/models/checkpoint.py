@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cpd.clip import ClipSpec
@@ -66,8 +66,9 @@ def write_checkpoint(
         "validation_top1": top1,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.backbone.state_dict().items()}
-    with atomic(path) as draft:
-        save_file(tensors, draft, metadata={METADATA_KEY: json.dumps(description)})
+    data = save(tensors, metadata={METADATA_KEY: json.dumps(description)})
+    with atomic(path) as draft:  # save_file has errors of its own, and a file that its owner alone may read
+        draft.write_bytes(data)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
