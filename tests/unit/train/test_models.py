@@ -2,6 +2,7 @@
 
 import json
 import resource
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -283,6 +284,16 @@ class TestCheckpoints:
         torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
         with pytest.raises(TrainingError, match=r"alone: it .* holds other things \(save its state_dict"):
             load_pretrained(model_of("tsm-tiny"), tmp_path / "trap.pth", LABELS)
+
+    def test_a_torchscript_is_refused_in_a_line(self, tmp_path):
+        with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and in use
+            torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "m.pth")
+        with (
+            warnings.catch_warnings(record=True, action="always") as told,
+            pytest.raises(TrainingError, match=r"m\.pth: cannot be read as weights alone"),
+        ):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+        assert not told
 
     @pytest.mark.parametrize("content", [None, b"", b"not weights at all"])
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,7 +216,8 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.exists():
         raise TrainingError(f"{path}: no such checkpoint")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's of TorchScript, which is refused below
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, and its text tells how to run the code in the file
         why = reason_of(error) if isinstance(error, OSError) else "it is damaged, or holds other things"
         raise TrainingError(f"{path}: cannot be read as weights alone: {why}", ALONE) from error
