@@ -11,6 +11,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -74,6 +75,11 @@ class Entry:
     finished: str
     """UTC time, ISO 8601."""
 
+    def __post_init__(self) -> None:
+        datetime.fromisoformat(self.finished)
+        if not math.isfinite(self.duration_s):
+            raise ValueError(f"duration_s is {self.duration_s}")
+
 
 class Lock:
     """The entries of one run folder."""
@@ -87,7 +93,7 @@ class Lock:
             self.entries = _entries(json.loads((run_dir / LOCK_FILE).read_text(encoding="utf-8")))
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self.damage = f"{run_dir / LOCK_FILE} cannot be used ({type(error).__name__}: {error})"
 
     def digest(self, name: str) -> Digest:

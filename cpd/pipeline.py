@@ -16,7 +16,7 @@ import click
 import cpd
 from cpd.errors import CpdError
 from cpd.interruption import check
-from cpd.lock import Cause, Digest, Lock, hold, stat_digest
+from cpd.lock import OTHER_FOLDER, Cause, Digest, Lock, hold, stat_digest
 
 if TYPE_CHECKING:
     from cpd.config import Pipeline
@@ -170,7 +170,7 @@ def _version(package: str) -> str:
 
 @contextmanager
 def _explained(run_dir: Path) -> Iterator[None]:
-    """Turns what a full disk does to any library into one line."""
+    """Turns what a full disk does to any library, and a limit on the size of a file, into one line."""
     try:
         yield
     except CpdError:
@@ -181,6 +181,9 @@ def _explained(run_dir: Path) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             remedy = "free some space and run again: finished stages are kept"
             raise CpdError(f"the disk of {run_dir} is full", remedy) from error
+        if code == errno.EFBIG:
+            remedy = f"raise ulimit -f, or {OTHER_FOLDER}"
+            raise CpdError(f"a file of {run_dir} would be larger than one may be here", remedy) from error
         raise
 
 

@@ -40,6 +40,9 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
 
         if not driver_present():
             raise CpdError("device cuda is asked for, and this machine has no NVIDIA driver", "use --device cpu")
+    missing = _missing_checkpoints(config)
+    if missing and until != "data":  # which needs none; the others would find out after it
+        raise DataError("\n".join(missing))
     run_stages(STAGES, config, until, force)
     names = [stage.name for stage in STAGES]
     if until is not None and names.index(until) < names.index("validate"):
@@ -58,12 +61,7 @@ def check_data(config: Pipeline) -> list[str]:
     Raises:
         DataError: something that it names is missing or cannot be used; with all of it, a line each.
     """
-    problems = [
-        f"{role}.checkpoint: there is no file {model.checkpoint}"
-        for role, model in (("teacher", config.teacher), ("student", config.student))
-        if model.checkpoint is not None and not model.checkpoint.is_file()
-    ]
-    lines: list[str] = []
+    problems, lines = _missing_checkpoints(config), list[str]()
     try:
         lines = _rendered(config) if config.data.rendered else _counted(config)
     except DataError as error:
@@ -71,6 +69,15 @@ def check_data(config: Pipeline) -> list[str]:
     if problems:
         raise DataError("\n".join(problems))
     return lines
+
+
+def _missing_checkpoints(config: Pipeline) -> list[str]:
+    """A line for each checkpoint that is named and is no file."""
+    return [
+        f"{role}.checkpoint: there is no file {model.checkpoint}"
+        for role, model in (("teacher", config.teacher), ("student", config.student))
+        if model.checkpoint is not None and not model.checkpoint.is_file()
+    ]
 
 
 def _rendered(config: Pipeline) -> list[str]:

@@ -5,6 +5,7 @@ The descriptions are what an editor shows beside a key (``cpd-pipeline schema``)
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,15 @@ class Pipeline(Section):
                     (f"{role}.batch_size", "clip.crop", "clip.frames"),
                     f"{role}.batch_size: {model.batch_size} clips of clip.frames and clip.crop take {batch_gb:.0f} GB, "
                     f"more than {MOST_BATCH_GB}",
+                )
+        if self.data.folder is not None:
+            home = self.output or Path("runs", getattr(self, "name", ""))  # its mistakes are told elsewhere
+            inside = os.path.relpath(home, self.data.folder)
+            if inside == "." or not inside.startswith("."):
+                yield (
+                    ("output", "data.folder"),
+                    f"the run folder {home} lies in data.folder, where it would be taken for a class: name another "
+                    "output, or put the clips into a folder of their own",
                 )
         if self.teacher.epochs == 0 and self.teacher.checkpoint is None:
             yield ("teacher.epochs", "teacher.checkpoint"), "teacher: training for 0 epochs needs a checkpoint"

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # its stubs are a package of their own
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -32,6 +33,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from cpd.dataset import evenly
+from cpd.errors import ExportError, reason_of
 from cpd.metrics import agreement, kl_divergence
 from cpd.progress import track
 from cpd_export.graph import opset_of, preprocessing, tidy
@@ -130,8 +132,8 @@ def quantise(graph: onnx.ModelProto, calibration: Frames, held_out: Frames, flop
         held_out: other clips, by which choices are judged.
         flops: of one clip, two for a multiply-add.
     """
-    with tempfile.TemporaryDirectory(prefix="cpd-int8-") as folder:
-        source = _Source(graph, calibration, Path(folder))
+    with scratch() as folder:
+        source = _Source(graph, calibration, folder)
         want = OnnxSession(graph.SerializeToString(), "fp32").logits(held_out)
         judge = _judge(held_out, want)
         choices = [Choice(name, bits) for name, bits in itertools.product(CALIBRATORS, (8, 7))]
@@ -158,9 +160,26 @@ def quantise_as(graph: onnx.ModelProto, calibration: Frames, choice: Choice) -> 
         calibration: clips that show which values occur.
         choice: how to quantise.
     """
-    with tempfile.TemporaryDirectory(prefix="cpd-int8-") as folder:
-        source = _Source(graph, calibration, Path(folder))
+    with scratch() as folder:
+        source = _Source(graph, calibration, folder)
         return tidy(onnx.load_from_string(source.quantised(choice)))
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what onnxruntime writes on the way; where that fails, onnx is told when it reads half a file again.
+
+    Raises:
+        ExportError: it cannot be written in full.
+    """
+    with tempfile.TemporaryDirectory(prefix="cpd-int8-") as folder:
+        try:
+            yield Path(folder)
+        except (OSError, DecodeError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else "a file in it was cut off"
+            raise ExportError(
+                f"int8: {folder} cannot be written: {reason}", "free some space there, or set TMPDIR to another folder"
+            ) from error
 
 
 def layer_names(graph: onnx.ModelProto) -> dict[str, str]:

@@ -72,7 +72,7 @@ def measured(name: str, value: float, interval: Interval | None = None) -> Proof
 def failures(proofs: Sequence[Proof]) -> str:
     """What failed and by how much, in one line; empty if nothing did."""
     return "; ".join(
-        f"{proof.name}: {proof.detail or f'{proof.value:.3g}, limit {proof.limit}'}"
+        f"{proof.name}: {proof.detail or f'{proof.value:.3g}, limit {proof.limit:.3g}'}"
         for proof in proofs
         if proof.status == "fail"
     )

@@ -34,23 +34,28 @@ def export_triton(run_dir: Path, repository: Path, max_batch: int) -> list[str]:
 
     Raises:
         DataError: the run has no exported files, or none that Triton serves.
-        EngineError: one of them was damaged or changed.
+        EngineError: one of them was damaged, changed, or is another than the run says.
         ExportError: see ``write_repository``.
     """
     table = run_dir / "export/export.json"
     if not table.is_file():
         raise DataError(f"{table}: no exported files", "run the export stage first")
     try:
-        paths = [
-            run_dir / file["path"]
+        precisions = {
+            run_dir / file["path"]: file["precision"]
             for file in json.loads(table.read_text(encoding="utf-8"))["files"]
             if (file["role"], file["status"]) == ("student", "built") and file["runtime"] in RUNTIMES
-        ]
+        }
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{table}: cannot be read: {error}", "run the export stage again") from error
-    if not paths:
+    if not precisions:
         raise DataError(f"{table}: names no student that Triton serves", "run the export stage again")
-    return write_repository(paths, repository, max_batch)
+    for path, precision in precisions.items():
+        manifest = _read_manifest(path)
+        if (manifest.role, manifest.precision) != ("student", precision):
+            what = f"is the {manifest.role} in {manifest.precision}, not the student in {precision}"
+            raise EngineError(f"{path}: {what}", "run the export stage again")
+    return write_repository(list(precisions), repository, max_batch)
 
 
 def write_repository(models: Sequence[Path], repository: Path, max_batch: int) -> list[str]:

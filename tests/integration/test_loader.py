@@ -10,6 +10,7 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.config import Augment
+from cpd.errors import VideoError
 from cpd.video import read_clip, read_frames
 from cpd_train.loader import ClipLoader
 from cpd_train.prepare import audit
@@ -52,6 +53,15 @@ def loader_of(clips, cache_bytes=0, batch_size=4):
 
 def all_frames(batches):
     return torch.cat([batch.frames for batch in batches]).numpy()
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all"])
+def test_a_clip_that_was_replaced_since_is_named(clips, content):
+    loader = loader_of(clips)
+    clips[1].path.write_bytes(content)
+    assert loader.reads(1), "DALI decodes it, and names no clip"
+    with pytest.raises(VideoError, match=r"b\.webm: (is empty|cannot be opened as a video)"):
+        list(loader.evaluate())
 
 
 def test_every_codec_goes_through_one_graph_in_order(clips):

@@ -169,6 +169,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     )
 
 
+def test_a_teacher_whose_loss_is_not_finite_has_no_weight_of_a_term_to_lower(taught, tmp_path):
+    shutil.copytree(taught / "data", tmp_path / "data")
+    with pytest.raises(TrainingError, match=r"cross_entropy loss of the teacher .* \(lower teacher.learning_rate\)$"):
+        teacher.run(config_of(teacher=BASE["teacher"] | {"learning_rate": 1e9}), tmp_path)
+
+
+def test_weights_that_decay_away_say_which_setting_to_lower(taught, tmp_path):
+    shutil.copytree(taught / "data", tmp_path / "data")
+    with pytest.raises(TrainingError, match=r"not finite .*learning_rate or .*weight_decay"):
+        teacher.run(config_of(teacher=BASE["teacher"] | {"weight_decay": 1e9}), tmp_path)
+
+
 @pytest.mark.parametrize("validated", [True, False])
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path, validated, monkeypatch):
     """One loss whose gradient is NaN, at the very last step; the loss itself is finite."""
@@ -394,7 +406,7 @@ class TestPrepare:
         data = {"list": str(tmp_path / "list.csv"), "max_broken_fraction": 0.2}
         summary = prepare.run(config_of(data=data), tmp_path / "run")
         written = json.loads((tmp_path / "run" / "data" / "data.json").read_text())
-        assert "2 broken left out" in summary
+        assert summary == "2 classes, 7 train (64%), 2 validation (18%), 2 test (18%) clips, 2 broken left out"
         assert {(entry["path"].rsplit("/")[-1], entry["reason"].split(":")[0]) for entry in written["broken"]} == {
             ("11.avi", "cannot be opened as a video"), ("gone.avi", "no such file"),
         }  # fmt: skip

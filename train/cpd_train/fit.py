@@ -218,7 +218,7 @@ def _check_weights(model: VideoClassifier, role: str, epoch: int, kept: int) -> 
         if not torch.isfinite(values).all():
             raise TrainingError(
                 f"{name} of the {role} is not finite after epoch {epoch + 1}{_kept(kept)}",
-                f"lower {role}.learning_rate",
+                f"lower {role}.learning_rate or {role}.weight_decay",
             )
 
 
@@ -235,7 +235,7 @@ def _not_finite(
     what = f"the {name} loss" if name else "the gradient of the loss"
     return TrainingError(
         f"{what} of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips}){_kept(kept)}",
-        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name else ""),
+        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name and role == "student" else ""),
     )
 
 

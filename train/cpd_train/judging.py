@@ -47,7 +47,8 @@ def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.floa
     if not np.isfinite(answers).all():
         clip = loader.clips[int(np.isfinite(answers).all(1).argmin())].path
         raise TrainingError(
-            f"the {model.spec.model} gives {clip} logits that are not finite", "lower its learning_rate"
+            f"the {model.spec.model} gives {clip} logits that are not finite",
+            "lower its learning_rate or weight_decay, or name another checkpoint",
         )
     return answers, np.concatenate(truth)
 

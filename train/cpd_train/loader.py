@@ -28,8 +28,9 @@ from cpd.clip import ClipSpec
 from cpd.config import Augment
 from cpd.container import NVDEC_LIBRARY, open_file
 from cpd.dataset import Clip
+from cpd.errors import VideoError
 from cpd.threads import usable_cpus
-from cpd.video import read_frames, read_middles
+from cpd.video import probe, read_frames, read_middles
 from cpd_train.nvdec import CODECS, Range, readable
 from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
 
@@ -236,13 +237,24 @@ class ClipLoader:
         }
         for name, values in inputs.items():
             self._pipeline.feed_input(name, values)
-        (output,) = self._pipeline.run()
+        try:
+            (output,) = self._pipeline.run()
+        except RuntimeError:  # DALI's, of which the clip cannot be told
+            self._check_unchanged(views)
+            raise
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 frames = torch.utils.dlpack.from_dlpack(output.as_tensor()).clone()
             self._stream.synchronize()  # DALI has its memory back after this
             return frames
         return torch.from_numpy(np.array(output.as_tensor()))
+
+    def _check_unchanged(self, views: list[View]) -> None:
+        """Raises VideoError for the first clip that decoded when the data stage tried it, and does no more."""
+        for path in dict.fromkeys(self.clips[view.row].path for view in views):
+            info = probe(path)
+            if info.damage:
+                raise VideoError(f"{path}: {info.damage}", "it changed since the data stage read it: mend it")
 
     def _source(self, view: View) -> tuple[Frames, Frames]:
         """(encoded bytes, decoded frames) of a view; whichever is not used is a stand-in of the least size."""

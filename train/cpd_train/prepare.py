@@ -59,7 +59,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
         "sha256": content_sha256(table),
     }
     (folder / "data.json").write_text(json.dumps(summary, indent=2))
-    counts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    counts = ", ".join(f"{count} {split} ({count / len(clips):.0%})" for split, count in splits.items())
     told = f"{len(labels)} classes, {counts} clips"
     if broken:
         told += f", {len(broken)} broken left out"

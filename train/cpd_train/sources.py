@@ -18,7 +18,7 @@ from pathlib import Path
 from cpd.config import Data, Pipeline
 from cpd.dataset import SPLITS, Split, natural_key
 from cpd.errors import DataError
-from cpd.folders import videos_below
+from cpd.folders import VIDEO_SUFFIXES, videos_below
 from cpd_train.motion import MIRRORED
 
 UNPRINTABLE = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
@@ -120,7 +120,7 @@ def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
         return LISTS[form](path, root or (path if path.is_dir() else path.parent))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
-    except (KeyError, TypeError, ValueError) as error:  # of JSON, too
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:  # of JSON, too
         raise DataError(f"{path}: is not a {form} list: {error!r}", FORMAT) from error
 
 
@@ -129,9 +129,13 @@ def from_folder(folder: Path) -> list[Found]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder", "mend data.folder")
     subfolders = _subfolders(folder)
-    if not subfolders:
-        raise DataError(f"{folder}: holds no class folders", "put the clips of each class into a folder of its name")
     splits = [sub for sub in subfolders if sub.name.lower() in SPLIT_NAMES]
+    if not subfolders or (splits == subfolders and not any(map(_subfolders, splits))):
+        where = ", ".join(sub.name for sub in splits)
+        raise DataError(
+            f"{folder}: holds no class folders{f' in {where}' if where else ''}",
+            "put the clips of each class into a folder of its name",
+        )
     other = next((sub for sub in subfolders if sub not in splits), None)
     if other is not None and any(_subfolders(sub) for sub in splits):
         raise DataError(f"{other}: stands beside {splits[0].name}, and is no split", "move it elsewhere")
@@ -146,7 +150,9 @@ def from_folder(folder: Path) -> list[Found]:
         videos = sorted(videos_below(label))
         if not videos:
             remedy = (
-                "name folders of images in a list: data.list" if _subfolders(label) else "remove it or add clips to it"
+                "name folders of images in a list: data.list"
+                if _subfolders(label)
+                else f"remove it or add clips to it: {', '.join(sorted(VIDEO_SUFFIXES))}"
             )
             raise DataError(f"{label}: class {label.name} has no video", remedy)
         found += [Found(path, label.name, split, path.relative_to(folder).as_posix()) for path in videos]
@@ -162,6 +168,9 @@ def from_csv(path: Path, root: Path) -> list[Found]:
         if missing:
             remedy = f"the first line names the columns; or {FORMAT}"
             raise DataError(f"{path}: no column {' or '.join(sorted(missing))}", remedy)
+        twice = [name for name in ("path", "label", "split", "group") if reader.fieldnames.count(name) > 1]
+        if twice:
+            raise DataError(f"{path}: two columns are called {twice[0]}", "keep one of them")
         found: list[Found] = []
         splits: dict[str, Split | None] = {}
         for row in reader:
@@ -242,7 +251,7 @@ def assign_splits(found: Iterable[Found], validation_fraction: float, test_fract
     """Fills in the splits a source leaves out, by whole groups, the same way on every machine.
 
     Without a test split, ``test_fraction`` of what is there becomes one; without a validation split,
-    ``validation_fraction`` of training does. Where every clip is its own group the share is taken class by class.
+    ``validation_fraction`` of training does. What is of one class, a clip or a whole group, is taken class by class.
     """
     clips = [clip if clip.split else replace(clip, split="train") for clip in found]
     shares: tuple[tuple[Split, float], ...] = (("test", test_fraction), ("validation", validation_fraction))
@@ -281,25 +290,41 @@ def check_classes(found: Iterable[Found], splits: tuple[Split, ...] = SPLITS) ->
         if len(empty) == len(splits_of) and len(groups) == 1:
             raise DataError(f"there is no {split} clip: all are of one group, {groups.pop()}", "name more groups")
         if len(empty) == len(splits_of):
-            raise DataError(f"there is no {split} clip", f"raise data.{split}_fraction or name a {split} split")
+            remedy = f"name a {split} split, or give each class more clips and data.{split}_fraction a value above 0"
+            raise DataError(f"there is no {split} clip", remedy)
 
 
 def _share_of_groups(clips: list[Found], fraction: float) -> set[str]:
-    """Groups that make up about ``fraction`` of the clips, at least one; by class where groups are single clips."""
+    """Groups that hold about ``fraction`` of the clips, at least one group: of each class where all of a group is."""
     members: dict[str, list[Found]] = defaultdict(list)
     for clip in clips:
         members[clip.group].append(clip)
-    shared = any(len(group) > 1 for group in members.values())
     strata: dict[str, list[str]] = defaultdict(list)
-    for group, inside in members.items():
-        strata["" if shared else inside[0].label].append(group)
-    moved: set[str] = set()
-    for groups in strata.values():
-        if fraction == 0 or len(groups) < 2:
-            continue
-        ordered = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
-        moved.update(ordered[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
-    return moved
+    for group in sorted(members, key=lambda group: hashlib.sha256(group.encode()).digest()):
+        labels = {clip.label for clip in members[group]}
+        strata[labels.pop() if len(labels) == 1 else ""].append(group)
+    sizes = {group: len(inside) for group, inside in members.items()}
+    return {
+        group
+        for groups in strata.values()
+        if fraction > 0 and len(groups) > 1
+        for group in _about(fraction, {group: sizes[group] for group in groups})
+    }
+
+
+def _about(fraction: float, sizes: dict[str, int]) -> set[str]:
+    """Groups whose clips are about a share of all: those that fit in their order, and the one that comes nearest."""
+    total = sum(sizes.values())
+    chosen, room = set[str](), min(round(fraction * total), total - 1)
+    for group, size in sizes.items():
+        if size <= room:
+            chosen.add(group)
+            room -= size
+    rest = {group: size for group, size in sizes.items() if group not in chosen}
+    nearest = min(rest, key=rest.__getitem__)
+    if not chosen or (len(rest) > 1 and rest[nearest] <= 2 * room):
+        chosen.add(nearest)
+    return chosen
 
 
 def _split(name: str | None, where: str) -> Split | None:

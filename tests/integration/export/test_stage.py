@@ -194,7 +194,7 @@ def test_a_frame_that_takes_too_long_is_said() -> None:
         "export/student.onnx", "student", "onnxruntime", "fp32", "built",
         latency_ms={"p50": 1.0}, recommended=True, proofs=[at_most("torch = onnxruntime", 0, 1e-4)],
     )  # fmt: skip
-    slow = [at_most("time of a frame / time of a clip", 0.5, 0.333)]
+    slow = [at_most("time of a frame / time of a clip", 0.5, 1 / 3)]
     stream = ExportedFile(STREAM, "student", "onnxruntime", "fp32", "built", proofs=slow, reason=failures(slow))
     assert "; student.stream.onnx: time of a frame / time of a clip: 0.5, limit 0.333; " in summary([served, stream])
 

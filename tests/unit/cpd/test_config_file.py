@@ -393,6 +393,16 @@ def test_a_start_that_undoes_a_checkpoint_is_refused(write):
     )
 
 
+def test_a_run_folder_among_the_classes_is_refused(write):
+    path = write("name: demo\ndata: {folder: .}\nteacher: {}\nstudent: {}\n")
+    (problem,) = problems(path)
+    assert problem.startswith("pipeline.yaml:2: the run folder runs/demo lies in data.folder")
+    (problem,) = problems(path, "output=.")
+    assert problem.startswith("--set output=.: the run folder . lies in data.folder")
+    for elsewhere in ("output=../runs", "output=.runs", "data.folder=clips"):
+        load_config(path, [elsewhere])
+
+
 @pytest.mark.parametrize(
     ("clip", "student", "message"),
     [

@@ -105,13 +105,23 @@ def test_a_stage_that_did_not_write_what_it_promised_is_not_entered(finished):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"schema": 1, "stages": {}}', '{"schema": 2, "stages": {"a": {}}}']
+    "content", ["", "{", "[]", '{"schema": 1, "stages": {}}', '{"schema": 2, "stages": {"a": {}}}', "[" * 100_000]
 )
 def test_a_broken_lock_counts_as_none_and_says_so(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
     lock = Lock(tmp_path)
     assert lock.entries == {}
     assert LOCK_FILE in lock.damage
+
+
+@pytest.mark.parametrize(("key", "value"), [("finished", "soon"), ("finished", None), ("duration_s", None)])
+def test_a_lock_whose_times_are_none_counts_as_broken(finished, key, value):
+    lock, _ = finished
+    path = lock.run_dir / LOCK_FILE
+    document = json.loads(path.read_text())
+    document["stages"]["distill"][key] = value
+    path.write_text(json.dumps(document))
+    assert Lock(lock.run_dir).damage
 
 
 @pytest.mark.parametrize("name", ["../precious", "/precious"])

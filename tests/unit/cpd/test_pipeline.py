@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,21 @@ def test_a_full_disk_is_one_line(tmp_path, own_error):
     assert caught.value.exit_code == 1
     assert "free some space" in caught.value.remedy
     assert not (tmp_path / "run" / LOCK_FILE).exists()
+
+
+def test_a_file_larger_than_the_system_allows_is_one_line(tmp_path):
+    def write(config: Pipeline, run_dir: Path) -> str:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            (run_dir / "a").write_bytes(bytes(1000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return ""
+
+    stage = Stage("data", write, (), inputs=lambda *_: [], outputs=lambda *_: [])
+    with pytest.raises(CpdError, match=r"a file of .*run would be larger than .*ulimit -f"):
+        run_stages([stage], make_config(tmp_path))
 
 
 def test_a_bug_keeps_its_traceback(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from cpd.config_file import load_config
 from cpd.errors import CpdError, DataError
 from cpd.pipeline import INDIFFERENT, Stage, run_stages, status_of
-from cpd.stages import STAGES, check_data
+from cpd.stages import STAGES, check_data, run_pipeline
 
 YAML = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\nvalidate: {gates: {top1_min: 0.5}}\n"
 EXPORT = [
@@ -149,6 +149,19 @@ def test_check_data_names_all_that_is_missing_at_once(tmp_path):
         f"student.checkpoint: there is no file {Path.cwd()}/b.pth",
         "augment.flip_labels names 'drift_lef', which the data has no class of (did you mean drift_left?)",
     ]
+
+
+@pytest.mark.parametrize("named", ["nothing.pth", "."])
+def test_a_run_refuses_a_missing_checkpoint_before_the_data_stage(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    Path("pipeline.yaml").write_text(YAML)
+    config = load_config(Path("pipeline.yaml"), [
+        f"student.checkpoint={named}", "data.rendered={train: 1, validation: 1, test: 1, size: 32}", "output=run",
+    ])  # fmt: skip
+    with pytest.raises(DataError, match=r"student\.checkpoint: there is no file"):
+        run_pipeline(config)
+    assert not Path("run").exists()
+    assert run_pipeline(config, until="data") == 0
 
 
 @pytest.mark.parametrize("mapped", ["{}", "{grow: grow}", "{drift_left: drift_right, drift_right: drift_left}"])

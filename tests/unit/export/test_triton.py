@@ -106,7 +106,7 @@ def test_a_runs_students_are_found(colour_model: Path, write_model: Callable[...
         export_triton(tmp_path, tmp_path / "repository", 8)
     (tmp_path / "export").mkdir()
     write_model(tmp_path / "export/student.int8.onnx", precision="int8")
-    entry = {"role": "student", "status": "built", "runtime": "onnxruntime"}
+    entry = {"role": "student", "status": "built", "runtime": "onnxruntime", "precision": "int8"}
     files = [
         entry | {"path": "export/student.int8.onnx"},
         entry | {"path": "export/student.fp16.onnx", "status": "failed"},
@@ -115,6 +115,13 @@ def test_a_runs_students_are_found(colour_model: Path, write_model: Callable[...
     ]
     (tmp_path / "export/export.json").write_text(json.dumps({"files": files}))
     assert export_triton(tmp_path, tmp_path / "repository", 8) == ["student-int8"]
+    for changes, said in (
+        ({"precision": "fp16"}, "is the student in fp16, not the student in int8"),
+        ({"precision": "int8", "role": "teacher"}, "is the teacher in int8, not the student in int8"),
+    ):
+        write_model(tmp_path / "export/student.int8.onnx", **changes)
+        with pytest.raises(EngineError, match=said):
+            export_triton(tmp_path, tmp_path / "repository", 8)
 
 
 def spoil(run_dir: Path, repository: Path, how: str) -> None:
@@ -147,8 +154,8 @@ def test_whatever_is_wrong_is_said_in_a_line(
 ) -> None:
     (tmp_path / "export").mkdir()
     write_model(tmp_path / "export/colours.onnx")
-    entry = {"role": "student", "status": "built", "runtime": "onnxruntime", "path": "export/colours.onnx"}
-    (tmp_path / "export/export.json").write_text(json.dumps({"files": [entry]}))
+    entry = {"role": "student", "status": "built", "runtime": "onnxruntime", "precision": "fp32"}
+    (tmp_path / "export/export.json").write_text(json.dumps({"files": [entry | {"path": "export/colours.onnx"}]}))
     spoil(tmp_path, tmp_path / "repository", how)
     with pytest.raises(CpdError, match=message):
         export_triton(tmp_path, tmp_path / "repository", 8)

@@ -1,11 +1,14 @@
 """Architectures, names and checkpoints."""
 
 import json
+import resource
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
@@ -158,6 +161,24 @@ class TestCheckpoints:
         torch.testing.assert_close(read.model(some_frames()), model(some_frames()))
         assert list(tmp_path.iterdir()) == [tmp_path / "m.safetensors"]
 
+    def test_are_written_as_other_files_are(self, tmp_path):
+        """Readable by whom the umask lets; what the system refuses is its own error, which the pipeline explains."""
+
+        def written(name):
+            write_checkpoint(tmp_path / name, model_of("tsm-tiny", width=4), "student", LABELS, "", 0, 0.0)
+            return tmp_path / name
+
+        (tmp_path / "other").touch()
+        assert written("m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                written("n.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not (tmp_path / "n.safetensors").exists()
+
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     def test_torchvision_weights_load_but_for_another_classifier(self, tmp_path, suffix):
         source = build_model(ModelSpec("tsn-resnet18"), 1000, CLIP).backbone.state_dict()
@@ -224,6 +245,37 @@ class TestCheckpoints:
         with pytest.raises(TrainingError, match="was trained for other labels"):
             load_pretrained(model_of("tsm-tiny", width=4), tmp_path / "m.safetensors", ("a", "b", "c"))
 
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda weight: weight * torch.nan, "conv1.weight is not finite"),
+            (lambda weight: (weight * 100).to(torch.int8), "does not fit tsm-tiny .*another shape or type"),
+            (lambda weight: weight.to(torch.complex64), "does not fit tsm-tiny .*another shape or type"),
+            (lambda weight: weight.to_sparse(), "does not fit tsm-tiny .*another shape or type"),
+        ],
+    )
+    def test_weights_that_are_no_numbers_are_refused(self, tmp_path, change, said):
+        weights = model_of("tsm-tiny").backbone.state_dict()
+        torch.save({**weights, "conv1.weight": change(weights["conv1.weight"])}, tmp_path / "m.pth")
+        with pytest.raises(TrainingError, match=rf"m\.pth: {said}"):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+        torch.save({0: weights["conv1.weight"]}, tmp_path / "m.pth")
+        with pytest.raises(TrainingError, match="holds no state_dict"):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+
+    @pytest.mark.parametrize(
+        ("written", "instead"), [('{"role"', '{"r": 0, role"'), ("labels", "classes"), ("shift_fraction", "shift")]
+    )
+    def test_a_description_that_is_damaged_or_of_another_version_is_told(self, tmp_path, written, instead):
+        path = tmp_path / "m.safetensors"
+        write_checkpoint(path, model_of("tsm-tiny"), "student", LABELS, "", 0, 0.0)
+        with safe_open(path, "pt") as file:
+            description = file.metadata()["cpd"].replace(written, instead, 1)
+        save_file(load_file(path), path, {"cpd": description})
+        for read in (read_checkpoint, lambda path: load_pretrained(model_of("tsm-tiny"), path, LABELS, as_it_is=True)):
+            with pytest.raises(TrainingError, match=r"what it says of its model cannot be used: .*another version"):
+                read(path)
+
     def test_code_in_a_pth_is_not_run(self, tmp_path):
         class Trap:
             def __reduce__(self):
@@ -232,6 +284,16 @@ class TestCheckpoints:
         torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
         with pytest.raises(TrainingError, match=r"alone: it .* holds other things \(save its state_dict"):
             load_pretrained(model_of("tsm-tiny"), tmp_path / "trap.pth", LABELS)
+
+    def test_a_torchscript_is_refused_in_a_line(self, tmp_path):
+        with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and in use
+            torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "m.pth")
+        with (
+            warnings.catch_warnings(record=True, action="always") as told,
+            pytest.raises(TrainingError, match=r"m\.pth: cannot be read as weights alone"),
+        ):
+            load_pretrained(model_of("tsm-tiny"), tmp_path / "m.pth", LABELS)
+        assert not told
 
     @pytest.mark.parametrize("content", [None, b"", b"not weights at all"])
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 
 import pytest
 
@@ -39,6 +40,18 @@ class TestFolder:
             from_folder(tmp_path)
         touch(tmp_path / "clap" / "clip" / "00001.jpg")
         with pytest.raises(DataError, match=r"class clap has no video .*data\.list"):
+            from_folder(tmp_path)
+
+    def test_split_folders_without_classes_are_told(self, tmp_path):
+        touch(*(tmp_path / split / "a.avi" for split in ("train", "val")))
+        with pytest.raises(DataError, match=r"holds no class folders in train, val \(put the clips of each class"):
+            from_folder(tmp_path)
+
+    def test_a_class_of_files_that_are_no_videos_says_what_is_one(self, tmp_path):
+        touch(tmp_path / "wave" / "a.mp4", tmp_path / "clap" / "a.h264")
+        with pytest.raises(
+            DataError, match=r"class clap has no video \(remove it or add clips to it: .*\.avi, .*\.webm"
+        ):
             from_folder(tmp_path)
 
     def test_a_single_class_is_refused(self, tmp_path):
@@ -104,6 +117,11 @@ class TestCsv:
         with pytest.raises(DataError, match=r"list.csv:2: has more values than there are columns"):
             from_csv(table, tmp_path)
 
+    def test_a_column_that_comes_twice_is_refused(self, tmp_path):
+        (tmp_path / "list.csv").write_text("path,label, label\na.avi,x,1\nb.avi,y,2\n")
+        with pytest.raises(DataError, match=r"list\.csv: two columns are called label"):
+            from_csv(tmp_path / "list.csv", tmp_path)
+
     def test_repeated_rows_and_spaces_change_nothing(self, tmp_path):
         rows = [f"{n}.avi,{'xy'[n % 2]}" for n in range(40)]
         again = [f"./{row}" for row in rows]
@@ -146,6 +164,23 @@ class TestCsv:
         assert all(len(splits) == 1 for splits in splits_of.values())
         assert set().union(*splits_of.values()) == {"train", "validation", "test"}
 
+    def test_a_share_of_groups_is_a_share_of_their_clips(self, tmp_path):
+        table = tmp_path / "list.csv"
+        sizes = {"ada": 300, "bo": 20, "cy": 40, "di": 60, "ed": 80, "flo": 100}
+        rows = [f"{p}_{n}.avi,{'xy'[n % 2]},{p}" for p, size in sizes.items() for n in range(size)]
+        table.write_text("path,label,group\n" + "\n".join(rows))
+        for fraction in (0.1, 0.2, 0.3):
+            found = find_clips(Data(list=table, test_fraction=fraction, validation_fraction=0.1))
+            assert sum(clip.split == "test" for clip in found) == pytest.approx(fraction * 600, abs=10)
+
+    def test_groups_of_one_class_are_shared_out_class_by_class(self, tmp_path):
+        table = tmp_path / "list.csv"
+        rows = [f"{c}/{r}_{n}.avi,{c},{c}-{r}" for c in range(50) for r in range(3) for n in range(4)]
+        table.write_text("path,label,group\n" + "\n".join(rows))
+        counts = Counter((clip.label, clip.split) for clip in find_clips(Data(list=table)))
+        assert set(counts.values()) == {4}
+        assert len(counts) == 150
+
 
 class TestPublishedLists:
     def test_kinetics(self, tmp_path):
@@ -177,6 +212,21 @@ class TestPublishedLists:
             (tmp_path / "clips-train.csv").write_text("name,kind\na.avi,x\n")
             with pytest.raises(DataError, match=r"check data\.format"):
                 find_clips(Data(list=tmp_path / f"clips-train.{'json' if form[0] == 's' else 'csv'}", format=form))
+
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [
+            ("kinetics", "label,youtube_id,time_start,time_end\nx,abc,inf,10\n"),
+            ("kinetics", "youtube_id,time_start,time_end,label\nabc,0,10\n"),
+            ("something-something", '[{"id": 1, "template": null}]'),
+            ("something-something", "[" * 100_000),
+        ],
+    )
+    def test_values_that_no_such_list_has_are_told(self, tmp_path, form, text):
+        table = tmp_path / f"train.{'json' if form[0] == 's' else 'csv'}"
+        table.write_text(text)
+        with pytest.raises(DataError, match=rf"train\.\w+: is not a {form} list: .*check data\.format"):
+            find_clips(Data(list=table, format=form))
 
     def test_videos_behind_links_are_found_and_hidden_ones_left(self, tmp_path):
         touch(tmp_path / "disk" / "abc.mp4", tmp_path / "videos" / ".trash" / "abc.avi")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cpd.clip import ClipSpec
@@ -64,8 +67,9 @@ def write_checkpoint(
         "validation_top1": top1,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.backbone.state_dict().items()}
-    with atomic(path) as draft:
-        save_file(tensors, draft, metadata={METADATA_KEY: json.dumps(description)})
+    data = save(tensors, metadata={METADATA_KEY: json.dumps(description)})
+    with atomic(path) as draft:  # save_file has errors of its own, and a file that its owner alone may read
+        draft.write_bytes(data)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -77,20 +81,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors, metadata = _read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise TrainingError(f"{path}: does not describe its model", "name it as `checkpoint:` of a model instead")
-    description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-    clip = ClipSpec.from_dict(description["clip"])
-    model = build_model(ModelSpec(**description["model"]), len(description["labels"]), clip)
-    model.backbone.load_state_dict(tensors)
-    return Checkpoint(
-        model=model.eval(),
-        role=description["role"],
-        labels=tuple(description["labels"]),
-        data_sha256=description["data_sha256"],
-        parameters=description["parameters"],
-        flops=description["flops"],
-        epoch=description["epoch"],
-        validation_top1=description["validation_top1"],
-    )
+    with _understood(path):
+        description: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        clip = ClipSpec.from_dict(description["clip"])
+        model = build_model(ModelSpec(**description["model"]), len(description["labels"]), clip)
+        model.backbone.load_state_dict(tensors)
+        return Checkpoint(
+            model=model.eval(),
+            role=description["role"],
+            labels=tuple(description["labels"]),
+            data_sha256=description["data_sha256"],
+            parameters=description["parameters"],
+            flops=description["flops"],
+            epoch=description["epoch"],
+            validation_top1=description["validation_top1"],
+        )
 
 
 def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...], as_it_is: bool = False) -> list[str]:
@@ -110,19 +115,19 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
         The names of parameters the file does not hold: none, or those of the classifier.
 
     Raises:
-        TrainingError: the file cannot be read, or belongs to another backbone or to other labels.
+        TrainingError: the file cannot be read, belongs to another backbone or to other labels, or holds no numbers.
     """
     tensors, metadata = _read_weights(path)
     if METADATA_KEY in metadata:
-        description = json.loads(metadata[METADATA_KEY])
-        theirs = tuple(description["labels"])
+        with _understood(path):
+            description = json.loads(metadata[METADATA_KEY])
+            theirs, wrong = tuple(description["labels"]), _other_use(description, model) if as_it_is else ""
         if theirs != labels:
             raise TrainingError(
                 f"{path}: was trained for other labels ({', '.join(theirs[:3])} …, {len(theirs)} in all; "
                 f"the data has {', '.join(labels[:3])} …, {len(labels)} in all)",
                 "name a checkpoint of the same classes",
             )
-        wrong = _other_use(description, model) if as_it_is else ""
         if wrong:
             raise TrainingError(f"{path}: was trained for another use: {wrong}", "say so in the pipeline, or train it")
     own = model.backbone.state_dict()
@@ -134,19 +139,42 @@ def load_pretrained(model: VideoClassifier, path: Path, labels: tuple[str, ...],
     # which torchvision's ResNets of before torch 0.4.1 have not, and nothing here reads
     counters = {name for name in own if name.endswith(".num_batches_tracked")}
     missing = sorted(set(own) - set(renamed) - counters)
-    unfit = sorted(name for name in set(own) & set(renamed) if own[name].shape != renamed[name].shape)
+    unfit = sorted(name for name in set(own) & set(renamed) if not _fits(renamed[name], own[name]))
     foreign = [name for name in missing if name not in classifier]
     if foreign or unfit:
         wrong = foreign[0] if foreign else unfit[0]
         raise TrainingError(
             f"{path}: does not fit {model.spec.model} (first at {wrong}: {len(foreign)} missing, {len(unfit)} of "
-            "another shape)",
+            "another shape or type)",
             "name the architecture the weights were made for",
         )
     if as_it_is and missing:
         raise TrainingError(f"{path}: has no {missing[0]} for {len(labels)} classes", "train it for at least one epoch")
-    model.backbone.load_state_dict({**own, **{name: renamed[name] for name in own if name in renamed}})
+    taken = {name: renamed[name] for name in own if name in renamed}
+    endless = next((name for name, values in taken.items() if not torch.isfinite(values).all()), None)
+    if endless:
+        raise TrainingError(f"{path}: {endless} is not finite", "name another checkpoint")
+    model.backbone.load_state_dict({**own, **taken})
     return missing
+
+
+def _fits(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether a weight can be taken over; the integers of a quantised model are not the numbers they stand for."""
+    numbers = theirs.is_floating_point() or not ours.is_floating_point()
+    return theirs.shape == ours.shape and numbers and theirs.layout == ours.layout and not theirs.is_meta
+
+
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Turns what a damaged description leads to, or one that another version of cpd wrote, into one line."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise TrainingError(
+            f"{path}: what it says of its model cannot be used: {type(error).__name__}: {reason}",
+            "it is damaged, or of another version of cpd: train it again",
+        ) from error
 
 
 def _other_use(description: dict[str, Any], model: VideoClassifier) -> str:
@@ -188,12 +216,15 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.exists():
         raise TrainingError(f"{path}: no such checkpoint")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's of TorchScript, which is refused below
+            values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, and its text tells how to run the code in the file
         why = reason_of(error) if isinstance(error, OSError) else "it is damaged, or holds other things"
         raise TrainingError(f"{path}: cannot be read as weights alone: {why}", ALONE) from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+    if not isinstance(values, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in values.items()
+    ):
         raise TrainingError(f"{path}: holds no state_dict", ALONE)
     return values, {}
 

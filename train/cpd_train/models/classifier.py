@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -151,7 +150,7 @@ def in_motion(planes: Tensor, luma: Tensor) -> Tensor:
     """(batch, frames, 3, height, width) RGB -> the same shape: the brightness, its difference from the mean of the clip
     at that pixel, and its change until the next frame (none after the last)."""
     grey = brightness(planes, luma)
-    change = F.pad(grey[:, 1:] - grey[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
+    change = torch.diff(grey, dim=1, append=grey[:, -1:])
     return torch.cat([grey, grey - grey.mean(1, keepdim=True), change], 2)
 
 
