@@ -20,7 +20,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Distill
 from cpd_train.common import on_device
 from cpd_train.cuda import networks_in
-from cpd_train.distill import Collaboration
+from cpd_train.distill import Collaboration, aligned
 from cpd_train.loader import Batch
 from cpd_train.models import ModelSpec, build_model
 
@@ -63,6 +63,7 @@ def step_of(name: str, kept: bool, batch: Batch, precision: str) -> Callable[[],
     method = METHODS[name]
     weight = METHODS[method.weight_of or name].weights[0]
     settings = Distill.model_validate(method.section(weight) | {"cache_gb": 1.0 if kept else 0.0})
+    settings = aligned(settings, settings.parameters.start)
     collaboration = Collaboration(student, teacher, settings, seed=0, precision=precision)
     optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned])
 

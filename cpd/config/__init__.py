@@ -16,10 +16,11 @@ from pydantic import AfterValidator, Field
 from cpd.config.clips import Augment, ClipSection, Data, Rendered
 from cpd.config.product import Export, Gates, Validate
 from cpd.config.section import Mistake, Section
-from cpd.config.training import Distill, Model
+from cpd.config.training import Distill, Model, Spectrum
 
 __all__ = [
-    "Augment", "ClipSection", "Data", "Distill", "Export", "Gates", "Model", "Pipeline", "Rendered", "Validate",
+    "Augment", "ClipSection", "Data", "Distill", "Export", "Gates", "Model", "Pipeline", "Rendered", "Spectrum",
+    "Validate",
 ]  # fmt: skip
 
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"

@@ -67,7 +67,7 @@ class Model(Section):
 class Spectrum(Section):
     """Feature spectrum distillation: match the temporal frequency spectrum of each stage's features."""
 
-    weight: NonNegative = Field(0.1, description="0 switches the term off.")
+    weight: NonNegative = Field(0.03, description="0 switches the term off.")
     form: Literal["amplitude", "log-amplitude", "complex"] = Field(
         "amplitude", description="What of the spectrum is compared; complex counts phase too."
     )

@@ -193,7 +193,7 @@ def from_kinetics(path: Path, root: Path) -> list[Found]:
 
     Videos are looked for anywhere under ``root`` as ``<youtube_id>_<start>_<end>.*`` or ``<youtube_id>.*``.
     """
-    videos = _videos_by_stem(root)
+    videos = _Videos(root)
     found = []
     for file_path in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
         with file_path.open(newline="", encoding="utf-8-sig") as file:
@@ -212,12 +212,12 @@ def from_kinetics(path: Path, root: Path) -> list[Found]:
 
 def from_something_something(path: Path, root: Path) -> list[Found]:
     """Reads Something-Something V2's ``*train.json`` and ``*validation.json``; videos are ``<id>.webm`` under root."""
-    videos = _videos_by_stem(root)
+    videos = _Videos(root)
     found = []
     for file_path in _pieces(path, "json"):
         for entry in json.loads(file_path.read_text(encoding="utf-8-sig")):
             label = entry["template"].replace("[", "").replace("]", "")
-            video = videos.get(str(entry["id"]), root / f"{entry['id']}.webm")
+            video = videos.get(str(entry["id"])) or root / f"{entry['id']}.webm"
             found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], str(entry["id"])))
     return found
 
@@ -227,14 +227,14 @@ def from_jester(path: Path, root: Path) -> list[Found]:
 
     Clips are the published folders ``<id>/00001.jpg …`` under root, or videos ``<id>.*`` made of them.
     """
-    videos = _videos_by_stem(root)
+    videos = _Videos(root)
     found = []
     for file_path in _pieces(path, "csv"):
         for number, line in enumerate(file_path.read_text(encoding="utf-8-sig").splitlines(), 1):
             identity, separator, label = line.partition(";")
             if not separator or not label:
                 raise DataError(f"{file_path}:{number}: not a line of Jester (id;label)", FORMAT)
-            video = videos.get(identity, root / identity)
+            video = videos.get(identity) or root / identity
             found.append(Found(video, label.strip(), SPLIT_NAMES[_split_word(file_path)], identity))
     return found
 
@@ -350,10 +350,26 @@ def _pieces(path: Path, suffix: str) -> list[Path]:
     return pieces
 
 
-def _videos_by_stem(root: Path) -> dict[str, Path]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder", "mend data.root")
-    return {path.stem: path for path in sorted(videos_below(root))}
+class _Videos:
+    """The videos anywhere under a folder, by their name without its suffix."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder", "mend data.root")
+        self._paths: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(videos_below(root)):
+            self._paths[path.stem].append(path)
+
+    def get(self, stem: str) -> Path | None:
+        """The one of this name, if there is one.
+
+        Raises:
+            DataError: there are several.
+        """
+        paths = self._paths.get(stem, [])
+        if len(paths) > 1:
+            raise DataError(f"two videos are called {stem}: {paths[0]} and {paths[1]}", "remove one of them")
+        return paths[0] if paths else None
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd.config import Distill, Model, Pipeline
+from cpd.config import Distill, Model, Pipeline, Spectrum
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration, rehearse
@@ -18,8 +18,8 @@ from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
 
 CHECKPOINT = "teacher.safetensors"
 
-BORN_AGAIN = Distill()
-"""How a teacher learns from the one before it: as a student does, but from random kernels."""
+BORN_AGAIN = Distill(spectrum=Spectrum(weight=0.1))
+"""How a teacher learns from the one before it: as a student does, but from random kernels, and by attention maps."""
 
 
 def run(config: Pipeline, run_dir: Path) -> str:

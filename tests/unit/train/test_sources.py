@@ -194,6 +194,18 @@ class TestPublishedLists:
         assert [c.path.name for c in found] == ["abc_000003_000013.mp4", "xyz.mkv", "gone_000005_000015.mp4"]
         assert [c.split for c in found] == ["train", "train", "validation"]
 
+    def test_two_videos_of_the_name_that_a_list_gives_are_told(self, tmp_path):
+        touch(
+            tmp_path / "a" / "xyz.mp4",
+            tmp_path / "b" / "xyz.webm",
+            tmp_path / "c" / "other.mp4",
+            tmp_path / "other.avi",
+        )
+        table = tmp_path / "train.csv"
+        table.write_text("label,youtube_id,time_start,time_end,split\nzumba,xyz,0,10,train\n")
+        with pytest.raises(DataError, match=r"two videos are called xyz: .*a/xyz.mp4 and .*b/xyz.webm"):
+            from_kinetics(table, tmp_path)
+
     def test_something_something(self, tmp_path):
         touch(tmp_path / "7.webm")
         entry = {"id": "7", "label": "pushing a pen", "template": "Pushing [something]", "placeholders": ["a pen"]}
