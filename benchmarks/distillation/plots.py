@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from methods import METHODS
 from results import Result, best_weight, latest, read
-from run import Runs, all_of, recorded, with_option
+from run import all_of, leave_option, recorded, runs_of, set_option, with_option
 
 from cpd.dataset import evenly, read_clips
 from cpd.video import read_clip
@@ -40,27 +40,40 @@ STAGES = 4
 @click.option("--method", type=click.Choice(list(METHODS)), default="method", help="Whose student is shown.")
 @click.option("--searched", help="Name of the pipeline whose search gave the learning curves; default: this one's.")
 @with_option
+@leave_option
+@set_option
 @click.option("--recorded", "recorded_only", is_flag=True, help="Draw what needs no run folder alone.")
-def main(pipeline: Path, method: str, searched: str | None, others: tuple[str, ...], recorded_only: bool) -> None:
-    """Draws what is recorded of a pipeline."""
+def main(
+    pipeline: Path,
+    method: str,
+    searched: str | None,
+    others: tuple[str, ...],
+    leave_out: int | None,
+    overrides: tuple[str, ...],
+    recorded_only: bool,
+) -> None:
+    """Draws what is recorded of a pipeline; of folds, the networks are those of the first."""
     mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    runs = Runs(pipeline, ())
+    runs = runs_of(pipeline, overrides, leave_out)
     results = all_of(runs.config.name, others)
-    save(learning_curves(read(recorded(searched or runs.config.name))), "learning-curves")
+    trials = read(recorded(searched or runs.config.name))
+    if any(trial.kind == "search" for trial in trials):
+        save(learning_curves(trials), "learning-curves")
     save(accuracies(results), "accuracies")
     finals = latest(results)
     learned = [one.learned_weights for one in finals if one.method == method]
-    if all(learned):
+    if learned and all(learned):
         save(learned_weights(learned), "learned-weights")
     if recorded_only:
         return
-    models = {"teacher": read_checkpoint(runs.config.run_dir / "teacher/teacher.safetensors").model}
+    config = runs.of(0)
+    models = {"teacher": read_checkpoint(config.run_dir / "teacher/teacher.safetensors").model}
     for name, chosen in (("student alone", "ce"), ("student with the method", method)):
         weight = next(one.weight for one in finals if one.method == chosen)
         models[name] = read_checkpoint(runs.place("final", chosen, weight, 0) / "student/student.safetensors").model
-    clips = read_clips(runs.config.run_dir / "data/clips.csv", "test")
+    clips = read_clips(config.run_dir / "data/clips.csv", "test")
     some = evenly(clips, CLIPS)
-    frames = torch.from_numpy(np.stack([read_clip(clip.path, runs.config.clip.spec()) for clip in some]))
+    frames = torch.from_numpy(np.stack([read_clip(clip.path, config.clip.spec()) for clip in some]))
     save(spectra(models, frames), "temporal-spectra")
     save(kernels(models), "kernel-frequencies")
 

@@ -104,7 +104,7 @@ def final(
     overrides: tuple[str, ...],
 ) -> None:
     """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
-    runs = LeaveOut(pipeline, overrides, leave_out) if leave_out else Runs(pipeline, overrides)
+    runs = runs_of(pipeline, overrides, leave_out)
     trials = read(recorded(searched or runs.config.name))
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
@@ -147,7 +147,7 @@ def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], over
 @set_option
 def show(pipeline: Path, others: tuple[str, ...], leave_out: int | None, overrides: tuple[str, ...]) -> None:
     """Print what is recorded; train nothing."""
-    runs = LeaveOut(pipeline, overrides, leave_out) if leave_out else Runs(pipeline, overrides)
+    runs = runs_of(pipeline, overrides, leave_out)
     results = all_of(runs.config.name, others)
     click.echo(f"{search_table(results, list(ALL))}\n\n{runs.table(results)}")
 
@@ -278,6 +278,11 @@ class LeaveOut(Runs):
         root = self.config.data.root or Path(str(self.config.data.list)).parent
         data = self.config.data.model_copy(update={"list": path, "root": root, "train_on_validation": True})
         return self.config.model_copy(update={"seed": fold, "data": data, "output": run_dir})
+
+
+def runs_of(pipeline: Path, overrides: tuple[str, ...], leave_out: int | None) -> Runs:
+    """The trainings of a pipeline, or those of its folds."""
+    return LeaveOut(pipeline, overrides, leave_out) if leave_out else Runs(pipeline, overrides)
 
 
 def all_of(name: str, others: tuple[str, ...] = ()) -> list[Result]:

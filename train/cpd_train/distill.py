@@ -42,7 +42,8 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     training = setting.loader("train", section.batch_size)
     clips = partial(clips_to_fit, training, config.augment, config.seed, config.distill.views)
     loaded = section.checkpoint is not None
-    start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
+    with room_for("student"):
+        start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision, memory)
     outcome = fit(
