@@ -1,4 +1,4 @@
-"""A student that answers much as its teacher does before it has learned: layer by layer, by least squares."""
+"""A student that takes after its teacher before it has learned: layer by layer, by least squares."""
 
 from __future__ import annotations
 
