@@ -17,6 +17,8 @@ _came = False
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Both raise KeyboardInterrupt here, and so does an error that follows one. For the main thread alone."""
+    global _came  # a signal is the process's
+    _came = False
     before = [signal.signal(number, _interrupt) for number in SIGNALS]
     try:
         yield
@@ -35,6 +37,6 @@ def check() -> None:
 
 
 def _interrupt(*_: object) -> None:
-    global _came  # a signal is the process's
+    global _came
     _came = True
     raise KeyboardInterrupt

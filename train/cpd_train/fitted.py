@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -132,7 +133,7 @@ def least_squares(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 def at_places(values: Tensor) -> Tensor:
     """(n, channels, height, width) -> (places, channels): all there are or ``PLACES`` of them, the same each time."""
-    image, row, column = _places(values)
+    image, row, column = _places(*values.shape[:1], *values.shape[2:], values.device)
     return values[image, :, row, column]
 
 
@@ -140,12 +141,12 @@ def _patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """What a convolution sees at the places of its output, (places, inputs * kernel height * kernel width)."""
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     windows = F.pad(x, (kernel // 2,) * 4).unfold(2, kernel, stride).unfold(3, kernel, stride)
-    image, row, column = _places(windows)
+    image, row, column = _places(*windows.shape[:1], *windows.shape[2:4], windows.device)
     return windows[image, :, row, column].flatten(1)
 
 
-def _places(values: Tensor) -> tuple[Tensor, ...]:
-    """The images, rows and columns of the places in (n, channels, height, width, ...)."""
-    n, _, height, width = values.shape[:4]
+@lru_cache(maxsize=8)  # the grids of one network
+def _places(n: int, height: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The images, rows and columns of the places in (n, channels, height, width)."""
     drawn = torch.randperm(n * height * width, generator=torch.Generator().manual_seed(0))[:PLACES]
-    return torch.unravel_index(drawn.to(values.device), (n, height, width))
+    return torch.unravel_index(drawn.to(device), (n, height, width))
