@@ -151,11 +151,6 @@ class Distill(Section):
                 ("spectrum.align", "parameters.start"),
                 "spectrum.align: channels needs parameters.start: fitted (or teacher), which makes channels correspond",
             )
-        if self.spectrum.align == "channels" and self.fitnet:
-            yield (
-                ("spectrum.align", "fitnet"),
-                "spectrum.align: channels and fitnet need different channels of the teacher: use one of them",
-            )
 
     @property
     def weights(self) -> dict[str, float]:

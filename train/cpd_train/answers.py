@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cpd_train.cuda import networks_in
 from cpd_train.loader import Batch
-from cpd_train.losses.spectrum import attention_maps, pool_to
+from cpd_train.losses.spectrum import attention_maps, pool_to, spectral_shape
 from cpd_train.models import VideoClassifier, evenly_chosen
 
 
@@ -23,8 +24,10 @@ class Answer(NamedTuple):
     """(batch, channels): the last stage, averaged over time and space."""
     maps: list[Tensor]
     """For each stage its attention maps, (batch, frames, height, width), on a grid no finer than the student's."""
-    stages: list[Tensor]
-    """For each stage the features that terms ask for, (batch, frames, channels, height, width); empty if none does."""
+    features: list[Tensor]
+    """For each stage all of it, (batch, frames, channels, height, width); empty if no term asks for that."""
+    spectra: list[Tensor]
+    """For each stage the shape of its spectrum, (batch, values); empty if no term asks for that."""
 
     @property
     def logits(self) -> Tensor:
@@ -32,9 +35,55 @@ class Answer(NamedTuple):
         return self.frame_logits.mean(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Spectra:
+    """What the spectrum term compares: of which signal, on which grid, and in which form."""
+
+    grids: tuple[tuple[int, int], ...]
+    """For each stage the (height, width) that the signal is averaged to."""
+    align: str
+    """attention, whose signals are maps; adapter, of all the teacher's channels; or channels, of some."""
+    channels: tuple[int, ...]
+    """How many of the teacher's in each stage, evenly chosen."""
+    form: str
+    dc: bool
+    over: str
+    scale: str
+
+    def __call__(self, signals: Iterable[Tensor]) -> list[Tensor]:
+        """(batch, frames, ..., height, width) of each stage -> (batch, values): see ``spectral_shape``."""
+        return [
+            spectral_shape(pool_to(signal.float(), grid), self.form, self.dc, self.over, self.scale)
+            for signal, grid in zip(signals, self.grids, strict=True)
+        ]
+
+    def of_teacher(self, stages: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
+        """The same of a teacher's features, in half precision where there is one for each channel."""
+        if self.align == "attention":
+            return self(maps)
+        chosen = [
+            evenly_chosen(stage, _with_channels(stage, count))
+            for stage, count in zip(stages, self.channels, strict=True)
+        ]
+        return [shape.half() for shape in self(chosen)]
+
+
 def half(grid: tuple[int, int]) -> tuple[int, int]:
     """Half of (height, width), rounded up."""
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
+
+
+def smaller(ours: tuple[int, int], theirs: tuple[int, int]) -> tuple[int, int]:
+    """The smaller of two grids, (height, width), in each direction."""
+    return min(ours[0], theirs[0]), min(ours[1], theirs[1])
+
+
+def _with_channels(stage: Tensor, count: int) -> torch.Size:
+    return torch.Size((*stage.shape[:2], count, *stage.shape[3:]))
+
+
+Key = Hashable
+"""What of an answer is kept: two terms of one key want the same."""
 
 
 class Memory:
@@ -46,26 +95,25 @@ class Memory:
 
     def __init__(self, room_bytes: int) -> None:
         self._room_bytes = room_bytes
-        self._kept: dict[tuple[int, ...], list[Tensor]] = {}
+        self._kept: dict[tuple[tuple[int, int], Key], list[Tensor]] = {}
 
     @property
     def has_room(self) -> bool:
         return self._room_bytes > 0
 
-    def get(self, view: tuple[int, int], channels: tuple[int, ...]) -> list[Tensor] | None:
-        """The parts of an answer with so many channels of each stage's features, if they are kept."""
-        parts, features = self._kept.get(view), self._kept.get(view + channels) if channels else []
-        return None if parts is None or features is None else parts + features
+    def get(self, view: tuple[int, int], keys: Sequence[Key]) -> list[list[Tensor]] | None:
+        """What is kept of an answer under each key, if it is under all of them."""
+        parts = [self._kept[view, key] for key in keys if (view, key) in self._kept]
+        return parts if len(parts) == len(keys) else None
 
-    def put(self, view: tuple[int, int], channels: tuple[int, ...], parts: list[Tensor]) -> None:
-        split = len(parts) - len(channels)
-        for key, some in ((view, parts[:split]), (view + channels, parts[split:])):
-            size_bytes = sum(part.numel() * part.element_size() for part in some)
-            if some and key not in self._kept:
+    def put(self, view: tuple[int, int], parts: Mapping[Key, list[Tensor]]) -> None:
+        for key, tensors in parts.items():
+            if (view, key) not in self._kept:
+                size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
                 fits = size_bytes <= self._room_bytes
                 self._room_bytes = self._room_bytes - size_bytes if fits else 0
                 if fits:
-                    self._kept[key] = some
+                    self._kept[view, key] = tensors
 
 
 class Teacher:
@@ -73,64 +121,65 @@ class Teacher:
 
     Args:
         model: the teacher, on its device.
-        grids: for each stage the student's (height, width); answers are not kept finer than that.
-        channels: for each stage how many evenly chosen channels of its features terms need, if they need features;
-            they are kept in half precision. All there are stay on the teacher's own grid; fewer are brought to half
-            the student's, which costs a quarter.
+        grids: for each stage the student's (height, width); attention maps are not kept finer than that.
         memory: what it said before.
         precision: arithmetic of the network, see ``networks_in``.
+        whole: whether terms need its features as they are; they are kept in half precision.
+        spectra: the shapes of what spectra terms need, of features and attention maps; they are kept as they are given.
     """
 
     def __init__(
         self,
         model: VideoClassifier,
         grids: Sequence[tuple[int, int]],
-        channels: Sequence[int],
         memory: Memory,
         precision: str = "auto",
+        *,
+        whole: bool = False,
+        spectra: Spectra | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.grids, self.channels, self.memory, self.precision = grids, tuple(channels), memory, precision
+        self.grids, self.memory, self.precision = grids, memory, precision
+        self.whole, self.spectra = whole, spectra
+        self._keys: list[Key] = ["answer", *(["features"] if whole else []), *([spectra] if spectra else [])]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Answer:
         """The answer to each clip of a batch, in its order."""
-        known = [self.memory.get(view, self.channels) for view in batch.views]
+        known = [self.memory.get(view, self._keys) for view in batch.views]
         new = [index for index, parts in enumerate(known) if parts is None]
-        all_new = len(new) == len(known)
+        if len(new) == len(known) and not self.memory.has_room:
+            return self._answer(self._ask(batch.frames))
         if new:
-            answer = self._ask(batch.frames if all_new else batch.frames[new])
-            if self.memory.has_room or not all_new:
-                for index, row in zip(new, zip(*_on_host(answer), strict=True), strict=True):
-                    parts = known[index] = [part.clone() for part in row]  # or one clip would keep its whole batch
-                    self.memory.put(batch.views[index], self.channels, parts)
-            if all_new:
-                return answer
+            said = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
+            # a batch at a time: each copy from a GPU waits until all that was asked of it is done
+            on_host = [[part.to("cpu") for part in parts] for parts in said]
+            for row, index in enumerate(new):  # a clip's own: or it would keep its whole batch
+                parts = known[index] = [[part[row].clone() for part in of_key] for of_key in on_host]
+                self.memory.put(batch.views[index], dict(zip(self._keys, parts, strict=True)))
+            if len(new) == len(known):
+                return self._answer(said)
         device = batch.frames.device
-        frame_logits, embedding, *features = (
-            torch.stack(parts).to(device).float() for parts in zip(*known, strict=True)
-        )
-        return Answer(frame_logits, embedding, features[: len(self.grids)], features[len(self.grids) :])
+        by_key = zip(*(parts for parts in known if parts is not None), strict=True)
+        return self._answer([[torch.stack(parts).to(device) for parts in zip(*clips, strict=True)] for clips in by_key])
 
-    def _ask(self, frames: Tensor) -> Answer:
+    def _ask(self, frames: Tensor) -> list[list[Tensor]]:
+        """What there is to keep under each key."""
         with networks_in(frames.device, self.precision):
             features = self.model.with_features(frames)
-        maps, asked = [], []
-        for stage, grid in zip(features.stages, self.grids, strict=True):
-            size = (min(grid[0], stage.shape[-2]), min(grid[1], stage.shape[-1]))
-            maps.append(pool_to(attention_maps(stage), size))
-        embedding = features.stages[-1].float().mean((1, 3, 4))
-        for stage, grid, channels in zip(features.stages, self.grids, self.channels, strict=False):
-            chosen = evenly_chosen(stage, torch.Size((*stage.shape[:2], channels, *stage.shape[3:]))).float()
-            small = chosen if channels == stage.shape[2] else pool_to(chosen, half(grid))
-            asked.append(small.to(torch.float16).float())  # as if it had been kept
-        return Answer(features.frame_logits.float(), embedding, maps, asked)
+        stages = features.stages
+        maps = [
+            pool_to(attention_maps(stage), smaller((stage.shape[-2], stage.shape[-1]), grid))
+            for stage, grid in zip(stages, self.grids, strict=True)
+        ]
+        said = [[features.frame_logits.float(), stages[-1].float().mean((1, 3, 4)), *maps]]
+        if self.whole:
+            said.append([stage.half() for stage in stages])
+        if self.spectra:
+            said.append(self.spectra.of_teacher(stages, maps))
+        return said
 
-
-def _on_host(answer: Answer) -> list[Tensor]:
-    """The parts of an answer as they are kept: in host memory, features in half precision.
-
-    A batch at a time: each copy from a GPU waits until all that was asked of it is done.
-    """
-    whole = [part.to("cpu") for part in (answer.frame_logits, answer.embedding, *answer.maps)]
-    return whole + [stage.to("cpu", torch.float16) for stage in answer.stages]
+    def _answer(self, said: Sequence[Sequence[Tensor]]) -> Answer:
+        (frame_logits, embedding, *maps), *further = [[part.float() for part in parts] for parts in said]
+        features = further.pop(0) if self.whole else []
+        return Answer(frame_logits, embedding, maps, features, further.pop() if self.spectra else [])

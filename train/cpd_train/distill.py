@@ -83,8 +83,7 @@ def rehearse(setting: Setting) -> None:
 
 def aligned(distill: Distill, start: str) -> Distill:
     """``spectrum.align: auto`` is channels where the student's began as some of the teacher's; attention else."""
-    correspond = start in ("teacher", "fitted") and not distill.fitnet  # which needs all the teacher's
-    if distill.spectrum.align != "auto" or not correspond:
+    if distill.spectrum.align != "auto" or start not in ("teacher", "fitted"):
         return distill
     return distill.model_copy(update={"spectrum": distill.spectrum.model_copy(update={"align": "channels"})})
 
@@ -111,7 +110,9 @@ class Collaboration(Step):
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         # views that are drawn anew never come again
         memory = memory or Memory(int(distill.cache_gb * 1e9) if distill.views else 0)
-        self.teacher = Teacher(teacher, self.fixed.grids, self.fixed.channels, memory, precision)
+        spectra = self.fixed.spectra if "spectrum" in self.weights else None
+        whole = "fitnet" in self.weights
+        self.teacher = Teacher(teacher, self.fixed.grids, memory, precision, whole=whole, spectra=spectra)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
         adapted = [parameter for adapter in self.fixed.adapters for parameter in adapter.parameters()]

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpd.config import Distill
-from cpd_train.answers import Answer
+from cpd.errors import TrainingError
+from cpd_train.answers import Answer, Spectra, half, smaller
 from cpd_train.losses import rivals
 from cpd_train.losses.parameters import parameter_distillation
-from cpd_train.losses.spectrum import attention_maps, spectrum_distillation
+from cpd_train.losses.spectrum import attention_maps, spectrum_distillation, squared_distance
 from cpd_train.models import Features, VideoClassifier
 
 
@@ -38,6 +39,17 @@ class Scene:
     def our_maps(self) -> list[Tensor]:
         return [attention_maps(stage) for stage in self.ours.stages]
 
+    @property
+    def our_signals(self) -> list[Tensor]:
+        """What the spectrum is of."""
+        match self.fixed.spectra.align:
+            case "attention":
+                return self.our_maps
+            case "adapter":
+                return self.our_adapted
+            case _:
+                return self.ours.stages
+
     @cached_property
     def our_adapted(self) -> list[Tensor]:
         return [
@@ -53,28 +65,34 @@ class Fixed:
         self.distill = distill
         self.student_kernels = spatial_kernels(student)
         self.teacher_kernels = [[kernel.detach() for kernel in stage] for stage in spatial_kernels(teacher)]
-        align = distill.spectrum.align if "spectrum" in names else ""
         self.grids, ours = stage_shapes(student)
-        self.channels = ours if align == "channels" else []
+        their_grids, theirs = stage_shapes(teacher)
+        if len(ours) != len(theirs):
+            raise TrainingError(f"the student has {len(ours)} stages and the teacher {len(theirs)}")
+        settings = distill.spectrum
+        grids, channels = self.grids, theirs
+        if settings.align == "channels":  # a quarter of the cost
+            grids, channels = [half(grid) for grid in grids], ours
+        self.spectra = Spectra(
+            tuple(smaller(*pair) for pair in zip(grids, their_grids, strict=True)),
+            "attention" if settings.align == "auto" else settings.align,
+            tuple(channels),
+            settings.form,
+            settings.dc,
+            settings.over,
+            settings.scale,
+        )
         self.adapters: list[nn.Conv2d] = []
-        if "fitnet" in names or align == "adapter":
-            _, theirs = stage_shapes(teacher)
-            self.channels = theirs
+        if "fitnet" in names or ("spectrum" in names and settings.align == "adapter"):
             self.adapters = [
                 nn.Conv2d(our, their, 1).to(student.mean.device) for our, their in zip(ours, theirs, strict=True)
             ]
 
 
 def _spectrum(scene: Scene) -> Tensor:
-    settings = scene.fixed.distill.spectrum
-    match settings.align:
-        case "attention" | "auto":
-            ours, theirs = scene.our_maps, scene.theirs.maps
-        case "adapter":
-            ours, theirs = scene.our_adapted, scene.theirs.stages
-        case "channels":
-            ours, theirs = [stage.float() for stage in scene.ours.stages], scene.theirs.stages
-    return spectrum_distillation(ours, theirs, settings.form, settings.dc, settings.scale, settings.over)
+    ours = scene.fixed.spectra(scene.our_signals)
+    distances = [squared_distance(*pair) for pair in zip(ours, scene.theirs.spectra, strict=True)]
+    return torch.stack(distances).sum(0)
 
 
 def _evidence(scene: Scene) -> Tensor:
@@ -95,7 +113,7 @@ TERMS: dict[str, Callable[[Scene], Tensor]] = {
         scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
     ),
     "attention": lambda scene: rivals.attention_transfer(scene.our_maps, scene.theirs.maps),
-    "fitnet": lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.stages),
+    "fitnet": lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.features),
     "dist": lambda scene: rivals.dist(
         scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
     ),

@@ -168,7 +168,6 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
         "  width: wide\n"  # 15
         "distill:\n"  # 16
         "  spectrum: {dc: false, align: channels}\n"  # 17
-        "  fitnet: 1\n"  # 18
     )
     assert problems(path) == [
         "pipeline.yaml:2: data: name exactly one of rendered, folder or list, got rendered and list",
@@ -182,8 +181,6 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
         "pipeline.yaml:13: student.epochs must be 1 at least, or nothing would be distilled",
         'pipeline.yaml:15: student.width must be a whole number, got "wide"',
         "pipeline.yaml:17: distill.spectrum.dc: false leaves nothing of a clip of one frame",
-        "pipeline.yaml:17: distill: spectrum.align: channels and fitnet need different channels of the teacher: use "
-        "one of them",
         "pipeline.yaml:17: distill: spectrum.align: channels needs parameters.start: fitted (or teacher), which "
         "makes channels correspond",
     ]

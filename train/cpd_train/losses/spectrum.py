@@ -134,9 +134,7 @@ def spectrum_distillation(
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
             (batch, frames, channels, height, width) of equal channels.
         form, dc, over: see ``temporal_spectrum``.
-        scale: clip or bin, what is scaled to unit length.
-        bin_weights: (bins,), None for ones: factors on the spectra before a clip is scaled; or, scaled bin by bin, on
-            the bins' distances before they are averaged.
+        scale, bin_weights: see ``spectral_shape``.
 
     Returns:
         (batch,), 0 for identical signals.
@@ -144,11 +142,33 @@ def spectrum_distillation(
     Raises:
         TrainingError: another number of stages, clips, frames or channels.
     """
-    total = torch.zeros(student[0].shape[0], dtype=student[0].dtype, device=student[0].device)
+    distances = []
     for pair in stage_pairs(student, teacher):
-        spectra = [temporal_spectrum(signal, form, dc, over) for signal in pair]
-        total = total + _SCALES[scale](spectra[0], spectra[1], bin_weights)
-    return total
+        ours, theirs = (spectral_shape(signal, form, dc, over, scale, bin_weights) for signal in pair)
+        distances.append(squared_distance(ours, theirs))
+    return torch.stack(distances).sum(0)
+
+
+def spectral_shape(
+    signal: Tensor,
+    form: str = "amplitude",
+    dc: bool = True,
+    over: str = "time",
+    scale: str = "clip",
+    bin_weights: Tensor | None = None,
+) -> Tensor:
+    """The spectrum of each clip as a point, so that the squared distance of two is the loss of a stage.
+
+    Args:
+        signal, form, dc, over: see ``temporal_spectrum``.
+        scale: clip or bin, what is scaled to unit length.
+        bin_weights: (bins,) from 0, None for ones: factors on the spectra before a clip is scaled; or, scaled bin by
+            bin, on the bins' distances before they are averaged.
+
+    Returns:
+        (batch, values).
+    """
+    return _SCALES[scale](temporal_spectrum(signal, form, dc, over), bin_weights)
 
 
 def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,29 +193,31 @@ def as_float(signal: Tensor) -> Tensor:
     return signal if signal.dtype == torch.float64 else signal.float()
 
 
-def _by_clip(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:
+def _by_clip(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
     if bin_weights is not None:
-        factors = bin_weights.view(1, -1, *[1] * (ours.dim() - 2))
-        ours, theirs = ours * factors, theirs * factors
-    return unit_distance(ours, theirs)
+        spectrum = spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
+    return F.normalize(spectrum.flatten(1), eps=EPSILON)
 
 
-def _by_bin(ours: Tensor, theirs: Tensor, bin_weights: Tensor | None) -> Tensor:
-    distances = (_unit_bins(ours) - _unit_bins(theirs)).square().sum(2)
-    return (distances if bin_weights is None else distances * bin_weights).mean(1)
-
-
-def _unit_bins(spectrum: Tensor) -> Tensor:
-    """(batch, bins, ...) -> (batch, bins, values), each bin of unit length, or shorter where it is nearly empty."""
+def _by_bin(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+    """Each bin of unit length, or shorter where it is nearly empty; and of its share in the mean of the bins."""
     flat = spectrum.flatten(2)
     lengths: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
     whole = torch.linalg.vector_norm(lengths, dim=1, keepdim=True)
-    return flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
+    unit = flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
+    if bin_weights is not None:
+        unit = unit * bin_weights.sqrt().view(1, -1, 1)
+    return unit.flatten(1) / math.sqrt(flat.shape[1])
+
+
+_SCALES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
 
 
 def unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(batch,): squared distance of both signals, each scaled to unit length per clip."""
-    return (F.normalize(ours.flatten(1), eps=EPSILON) - F.normalize(theirs.flatten(1), eps=EPSILON)).square().sum(1)
+    return squared_distance(F.normalize(ours.flatten(1), eps=EPSILON), F.normalize(theirs.flatten(1), eps=EPSILON))
 
 
-_SCALES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
+def squared_distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(batch, values) twice -> (batch,)."""
+    return (ours - theirs).square().sum(1)
