@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpd.clip import ClipSpec
 from cpd.container import Decoder
 from cpd.errors import CpdError, EngineError
 from cpd.stopwatch import Stopwatch
 from cpd.video import read_parts, read_windows
-from cpd_serve.runner import Logits, Runner
+from cpd_serve.runner import Frames, Logits, Runner
 
 DECODE_PARTS = ("open", "decode", "resize")
 """What a latency calls decode, in one number: everything that turns a file into frames."""
@@ -93,6 +95,41 @@ class Answer:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A video, decoded: what the model is shown of it."""
+
+    video: Path
+    clips: Frames
+    """One clip for each view, or part of a timeline."""
+    length_s: float
+    """Of the video; 0 where no timeline was asked for."""
+    watch: Stopwatch
+
+
+def look_at(video: Path, spec: ClipSpec, question: Question = DEFAULT_QUESTION) -> Seen:
+    """Decodes what the model is to be shown of a video.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    watch, length_s = Stopwatch(), 0.0
+    if question.part_s is None:
+        clips = read_windows(video, spec, question.views, watch, question.decoder)
+    else:
+        clips, length_s = read_parts(video, spec, question.part_s, MAX_PARTS, watch, question.decoder)
+    watch.switch("")
+    return Seen(video, clips, length_s, watch)
+
+
+def try_look_at(video: Path, spec: ClipSpec, question: Question) -> Seen | Answer:
+    """The same, or an answer with the error."""
+    try:
+        return look_at(video, spec, question)
+    except CpdError as error:
+        return failed(video, error)
+
+
 def label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTION) -> Answer:
     """Labels a video.
 
@@ -100,25 +137,8 @@ def label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTI
         VideoError: the video cannot be read.
         EngineError: the model failed, or gave numbers that are none.
     """
-    watch = Stopwatch()
-    spec, length_s = runner.manifest.clip, 0.0
-    if question.part_s is None:
-        clips = read_windows(video, spec, question.views, watch, question.decoder)
-    else:
-        clips, length_s = read_parts(video, spec, question.part_s, MAX_PARTS, watch, question.decoder)
-    parts = len(clips)
-    watch.switch("infer")
-    batches = [runner.predict(clips[start : start + BATCH_CLIPS]) for start in range(0, parts, BATCH_CLIPS)]
-    watch.switch("post")
-    shares = probabilities(np.concatenate(batches))
-    labels = runner.manifest.labels
-    predictions = top_labels(shares.mean(axis=0), labels, question.top_k)
-    timeline = []
-    if question.part_s is not None:
-        best = [top_labels(part, labels, 1)[0] for part in shares]
-        timeline = [Part(n * length_s / parts, (n + 1) * length_s / parts, *found) for n, found in enumerate(best)]
-    watch.switch("")
-    return Answer(str(video), predictions, {part: watch.spent_ms(part) for part in PARTS}, timeline)
+    seen = look_at(video, runner.manifest.clip, question)
+    return _answer(runner, seen, *_predict(runner, seen.clips), question)
 
 
 def try_label_video(runner: Runner, video: Path, question: Question = DEFAULT_QUESTION) -> Answer:
@@ -126,7 +146,56 @@ def try_label_video(runner: Runner, video: Path, question: Question = DEFAULT_QU
     try:
         return label_video(runner, video, question)
     except CpdError as error:
-        return Answer(str(video), [], dict.fromkeys(PARTS, 0.0), error=str(error))
+        return failed(video, error)
+
+
+def label_together(runner: Runner, videos: Sequence[Seen], question: Question) -> Iterator[Answer]:
+    """Labels videos whose clips are shown to the model together; each takes its share of that time.
+
+    An error is in the answer, and the numbers of one video that are none spoil no other's.
+    """
+    try:
+        logits, infer_ms = _predict(runner, np.concatenate([seen.clips for seen in videos]))
+    except CpdError as error:
+        yield from (failed(seen.video, error) for seen in videos)
+        return
+    last = 0
+    for seen in videos:
+        first, last = last, last + len(seen.clips)
+        try:
+            yield _answer(runner, seen, logits[first:last], infer_ms * len(seen.clips) / len(logits), question)
+        except CpdError as error:
+            yield failed(seen.video, error)
+
+
+def failed(video: Path, error: CpdError | str) -> Answer:
+    """An answer that says why there is none."""
+    return Answer(str(video), [], dict.fromkeys(PARTS, 0.0), error=str(error))
+
+
+def _predict(runner: Runner, clips: Frames) -> tuple[Logits, float]:
+    """The logits of clips, so many at a time, and the milliseconds they took."""
+    watch = Stopwatch()
+    watch.switch("infer")
+    batches = [runner.predict(clips[start : start + BATCH_CLIPS]) for start in range(0, len(clips), BATCH_CLIPS)]
+    watch.switch("")
+    return np.concatenate(batches), watch.spent_ms("infer")
+
+
+def _answer(runner: Runner, seen: Seen, logits: Logits, infer_ms: float, question: Question) -> Answer:
+    labels, parts = runner.manifest.labels, len(seen.clips)
+    seen.watch.switch("post")
+    shares = probabilities(logits)
+    predictions = top_labels(shares.mean(axis=0), labels, question.top_k)
+    timeline = []
+    if question.part_s is not None:
+        best = [top_labels(part, labels, 1)[0] for part in shares]
+        timeline = [
+            Part(n * seen.length_s / parts, (n + 1) * seen.length_s / parts, *found) for n, found in enumerate(best)
+        ]
+    seen.watch.switch("")
+    spent_ms = {part: seen.watch.spent_ms(part) for part in PARTS} | {"infer": infer_ms}
+    return Answer(str(seen.video), predictions, spent_ms, timeline)
 
 
 def probabilities(logits: Logits) -> NDArray[np.float64]:

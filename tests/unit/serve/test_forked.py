@@ -3,17 +3,20 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from multiprocessing import active_children
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cpd_serve import forked
 from cpd_serve.forked import AHEAD, TOLD, can_fork, label_videos_forked
-from cpd_serve.labelling import Question
-from cpd_serve.runner import open_runner
+from cpd_serve.labelling import BATCH_CLIPS, PARTS, Answer, Question, Seen, label_together, label_video, try_look_at
+from cpd_serve.runner import Runner, open_runner
 
 WriteVideo = Callable[..., Path]
 COLOURS = {"red": (240, 0, 0), "green": (0, 240, 0), "blue": (0, 0, 240)}
@@ -61,6 +64,44 @@ def test_a_lost_process_costs_its_video_alone(
     assert [answer.error for answer in lost] == [f"{lost[0].video}: {told}"]
     assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
     assert not active_children()
+
+
+def test_the_video_that_crashes_is_the_one_that_gets_no_label(
+    colour_model: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(video: Path, *rest: Any) -> Seen | Answer:
+        if video.name == "crash.avi":
+            os._exit(1)
+        return try_look_at(video, *rest)
+
+    monkeypatch.setattr(forked, "try_look_at", crash)
+    asked = [Path("crash.avi") if number % 10 == 7 else videos[number % 3] for number in range(60)]
+    with open_runner(colour_model, threads=1) as runner:
+        answers = list(label_videos_forked(runner, asked, 2, Question(top_k=1)))
+    assert [answer.video for answer in answers] == list(map(str, asked))
+    assert [answer.error for answer in answers if answer.error] == ["crash.avi: crashed the decoder"] * 6
+    assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
+
+
+def test_short_clips_are_shown_together_and_no_answer_differs(
+    colour_model: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = RawArray("i", BATCH_CLIPS + 1)
+
+    def count(runner: Runner, seen: Sequence[Seen], question: Question) -> Iterator[Answer]:
+        together[len(seen)] += 1
+        return label_together(runner, seen, question)
+
+    monkeypatch.setattr(forked, "label_together", count)
+    with open_runner(colour_model, threads=1) as runner:
+        answers = list(label_videos_forked(runner, videos * 30, 1, Question(top_k=3)))
+        alone = [label_video(runner, video, Question(top_k=3)) for video in videos]
+    assert sum(size * times for size, times in enumerate(together)) == 90
+    assert any(together[2:])
+    for answer, wanted in zip(answers, alone * 30, strict=True):
+        assert [label for label, _ in answer.predictions] == [label for label, _ in wanted.predictions]
+        assert [p for _, p in answer.predictions] == pytest.approx([p for _, p in wanted.predictions], abs=1e-6)
+        assert all(answer.spent_ms[part] > 0 for part in PARTS)
 
 
 def test_no_more_is_taken_than_may_wait_and_whoever_stops_listening_leaves_no_process(

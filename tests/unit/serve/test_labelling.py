@@ -9,7 +9,16 @@ import pytest
 from cpd.errors import EngineError, VideoError
 from cpd.video import probe
 from cpd_serve.batch import label_videos
-from cpd_serve.labelling import MAX_PARTS, PARTS, Question, label_video, probabilities, top_labels
+from cpd_serve.labelling import (
+    MAX_PARTS,
+    PARTS,
+    Question,
+    label_together,
+    label_video,
+    look_at,
+    probabilities,
+    top_labels,
+)
 from cpd_serve.runner import open_runner
 
 WriteVideo = Callable[..., Path]
@@ -82,6 +91,25 @@ def test_a_timeline_labels_each_part(write_video: WriteVideo, colour_model: Path
     assert answer.to_dict(runner)["timeline"][1]["label"] == "green"
     assert len(long.timeline) == 1
     assert len(short.timeline) == MAX_PARTS
+
+
+def test_one_model_error_is_in_the_answer_of_each_video_shown_with_it(
+    write_video: WriteVideo, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_runner(colour_model) as runner:
+        seen = [look_at(write_video(coloured((60, 10, 240)), name=f"{n}.avi"), runner.manifest.clip) for n in range(3)]
+        logits = runner.predict(np.concatenate([one.clips for one in seen]))
+        logits[1] = np.nan
+        monkeypatch.setattr(runner, "predict", lambda _: logits)
+        first, second, third = label_together(runner, seen, Question(top_k=1))
+        assert (first.predictions, first.error) == (third.predictions, third.error)
+        assert (second.predictions, "not numbers" in second.error) == ([], True)
+        monkeypatch.setattr(runner, "predict", _broken)
+        assert [answer.error for answer in label_together(runner, seen, Question())] == ["out of order"] * 3
+
+
+def _broken(_: np.ndarray) -> np.ndarray:
+    raise EngineError("out of order")
 
 
 def test_a_broken_video_is_an_error(tmp_path: Path, colour_model: Path) -> None:
