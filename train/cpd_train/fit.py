@@ -91,7 +91,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
     parameters = [*model.parameters(), *step.learned]
-    optimiser = torch.optim.AdamW(_groups(model, step.learned, section.weight_decay), lr=section.learning_rate)
+    groups = _groups(model, step.learned, section.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)  # small models have many small tensors
     schedule = one_cycle(optimiser, section.learning_rate, epochs * steps)
     best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
