@@ -22,7 +22,7 @@ from cpd_train.distill import Collaboration
 from cpd_train.losses.collaboration import BOUND
 from cpd_train.losses.spectrum import attention_maps, pool_to, spectrum_distillation, temporal_spectrum
 from cpd_train.models import evenly_chosen, read_checkpoint, write_checkpoint
-from cpd_train.terms import TERMS
+from cpd_train.terms import TERMS, Term
 
 BASE = {
     "name": "small",
@@ -117,7 +117,7 @@ def test_kept_answers_are_those_the_teacher_gives(taught, align, mixup):
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids, counts = [(10, 10), (5, 5), (3, 3), (2, 2)], {"adapter": (6, 12, 24, 48), "channels": (3, 6, 12, 24)}
     spectra = Spectra(((5, 5), (3, 3), (2, 2), (1, 1)), align, counts.get(align, ()), "amplitude", True, "time", "clip")
-    ask = Teacher(model, grids, Memory(10**8), whole=align == "adapter", spectra=spectra)
+    ask = Teacher(model, grids, Memory(10**8), wanted=["maps", *(["features"] if align == "adapter" else []), spectra])
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
         for batch in loader.train(setting.config.augment, 0, epoch, repeat=2, mixup=mixup):
@@ -235,7 +235,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path
         root = (scene.ours.logits - scene.ours.logits).sqrt() if len(asked) == steps else 0 * scene.ours.logits
         return root.sum(1)
 
-    monkeypatch.setitem(TERMS, "evidence", poisoned)
+    monkeypatch.setitem(TERMS, "evidence", Term(poisoned))
     with pytest.raises(
         TrainingError, match=r"the gradient of the loss of the student is not finite in epoch 3, .*epoch [12] is kept"
     ):
@@ -252,7 +252,7 @@ def test_the_clips_of_a_loss_that_is_not_finite_are_named(taught, monkeypatch):
         seen.append(scene)
         return torch.where(torch.arange(len(scene.labels)) == 5, torch.nan, scene.ours.logits.sum(1))
 
-    monkeypatch.setitem(TERMS, "evidence", failing)
+    monkeypatch.setitem(TERMS, "evidence", Term(failing))
     with pytest.raises(TrainingError) as caught:
         distill.run(config_of(distill={"spectrum": {"evidence": 1}}), taught)
     clip = re.search(r"evidence loss .* \(clips (\w+)/\d+\.avi\)", str(caught.value))

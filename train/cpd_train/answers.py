@@ -25,9 +25,9 @@ class Answer(NamedTuple):
     maps: list[Tensor]
     """For each stage its attention maps, (batch, frames, height, width), on a grid no finer than the student's."""
     features: list[Tensor]
-    """For each stage all of it, (batch, frames, channels, height, width); empty if no term asks for that."""
+    """For each stage all of it, (batch, frames, channels, height, width)."""
     spectra: list[Tensor]
-    """For each stage the shape of its spectrum, (batch, values); empty if no term asks for that."""
+    """For each stage the shape of its spectrum, (batch, values). Of these three, what no term asks for is empty."""
 
     @property
     def logits(self) -> Tensor:
@@ -57,14 +57,14 @@ class Spectra:
             for signal, grid in zip(signals, self.grids, strict=True)
         ]
 
-    def of_teacher(self, stages: Sequence[Tensor], maps: Sequence[Tensor]) -> list[Tensor]:
+    def of_teacher(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """The same of a teacher's features, in half precision where there is one for each channel."""
         if self.align == "attention":
-            return self(maps)
-        chosen = [
-            evenly_chosen(stage, _with_channels(stage, count))
+            return self(attention_maps(stage) for stage in stages)
+        chosen = (
+            evenly_chosen(stage, torch.Size((*stage.shape[:2], count, *stage.shape[3:])))
             for stage, count in zip(stages, self.channels, strict=True)
-        ]
+        )
         return [shape.half() for shape in self(chosen)]
 
 
@@ -76,10 +76,6 @@ def half(grid: tuple[int, int]) -> tuple[int, int]:
 def smaller(ours: tuple[int, int], theirs: tuple[int, int]) -> tuple[int, int]:
     """The smaller of two grids, (height, width), in each direction."""
     return min(ours[0], theirs[0]), min(ours[1], theirs[1])
-
-
-def _with_channels(stage: Tensor, count: int) -> torch.Size:
-    return torch.Size((*stage.shape[:2], count, *stage.shape[3:]))
 
 
 Key = Hashable
@@ -101,9 +97,9 @@ class Memory:
     def has_room(self) -> bool:
         return self._room_bytes > 0
 
-    def get(self, view: tuple[int, int], keys: Sequence[Key]) -> list[list[Tensor]] | None:
+    def get(self, view: tuple[int, int], keys: Sequence[Key]) -> dict[Key, list[Tensor]] | None:
         """What is kept of an answer under each key, if it is under all of them."""
-        parts = [self._kept[view, key] for key in keys if (view, key) in self._kept]
+        parts = {key: self._kept[view, key] for key in keys if (view, key) in self._kept}
         return parts if len(parts) == len(keys) else None
 
     def put(self, view: tuple[int, int], parts: Mapping[Key, list[Tensor]]) -> None:
@@ -124,8 +120,7 @@ class Teacher:
         grids: for each stage the student's (height, width); attention maps are not kept finer than that.
         memory: what it said before.
         precision: arithmetic of the network, see ``networks_in``.
-        whole: whether terms need its features as they are; they are kept in half precision.
-        spectra: the shapes of what spectra terms need, of features and attention maps; they are kept as they are given.
+        wanted: beside its logits and embedding: maps, features (kept in half precision), and ``Spectra``.
     """
 
     def __init__(
@@ -134,14 +129,11 @@ class Teacher:
         grids: Sequence[tuple[int, int]],
         memory: Memory,
         precision: str = "auto",
-        *,
-        whole: bool = False,
-        spectra: Spectra | None = None,
+        wanted: Iterable[Key] = (),
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.grids, self.memory, self.precision = grids, memory, precision
-        self.whole, self.spectra = whole, spectra
-        self._keys: list[Key] = ["answer", *(["features"] if whole else []), *([spectra] if spectra else [])]
+        self._keys: list[Key] = ["logits", *wanted]
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Answer:
@@ -153,33 +145,51 @@ class Teacher:
         if new:
             said = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
             # a batch at a time: each copy from a GPU waits until all that was asked of it is done
-            on_host = [[part.to("cpu") for part in parts] for parts in said]
+            on_host = {key: [part.to("cpu") for part in parts] for key, parts in said.items()}
             for row, index in enumerate(new):  # a clip's own: or it would keep its whole batch
-                parts = known[index] = [[part[row].clone() for part in of_key] for of_key in on_host]
-                self.memory.put(batch.views[index], dict(zip(self._keys, parts, strict=True)))
+                one = known[index] = {key: [part[row].clone() for part in parts] for key, parts in on_host.items()}
+                self.memory.put(batch.views[index], one)
             if len(new) == len(known):
                 return self._answer(said)
         device = batch.frames.device
-        by_key = zip(*(parts for parts in known if parts is not None), strict=True)
-        return self._answer([[torch.stack(parts).to(device) for parts in zip(*clips, strict=True)] for clips in by_key])
+        given = [parts for parts in known if parts is not None]
+        return self._answer(
+            {
+                key: [torch.stack(parts).to(device) for parts in zip(*(one[key] for one in given), strict=True)]
+                for key in self._keys
+            }
+        )
 
-    def _ask(self, frames: Tensor) -> list[list[Tensor]]:
-        """What there is to keep under each key."""
+    def _ask(self, frames: Tensor) -> dict[Key, list[Tensor]]:
+        """What there is to keep."""
         with networks_in(frames.device, self.precision):
             features = self.model.with_features(frames)
         stages = features.stages
-        maps = [
-            pool_to(attention_maps(stage), smaller((stage.shape[-2], stage.shape[-1]), grid))
-            for stage, grid in zip(stages, self.grids, strict=True)
-        ]
-        said = [[features.frame_logits.float(), stages[-1].float().mean((1, 3, 4)), *maps]]
-        if self.whole:
-            said.append([stage.half() for stage in stages])
-        if self.spectra:
-            said.append(self.spectra.of_teacher(stages, maps))
+        said: dict[Key, list[Tensor]] = {}
+        for key in self._keys:
+            match key:
+                case "logits":
+                    said[key] = [features.frame_logits.float(), stages[-1].float().mean((1, 3, 4))]
+                case "maps":
+                    grids = [
+                        smaller((one.shape[-2], one.shape[-1]), ours)
+                        for one, ours in zip(stages, self.grids, strict=True)
+                    ]
+                    said[key] = [pool_to(attention_maps(one), grid) for one, grid in zip(stages, grids, strict=True)]
+                case "features":
+                    said[key] = [stage.half() for stage in stages]
+                case Spectra():
+                    said[key] = key.of_teacher(stages)
         return said
 
-    def _answer(self, said: Sequence[Sequence[Tensor]]) -> Answer:
-        (frame_logits, embedding, *maps), *further = [[part.float() for part in parts] for parts in said]
-        features = further.pop(0) if self.whole else []
-        return Answer(frame_logits, embedding, maps, features, further.pop() if self.spectra else [])
+    def _answer(self, said: Mapping[Key, Sequence[Tensor]]) -> Answer:
+        as_float = {key: [part.float() for part in parts] for key, parts in said.items()}
+        spectra = [parts for key, parts in as_float.items() if isinstance(key, Spectra)]
+        frame_logits, embedding = as_float["logits"]
+        return Answer(
+            frame_logits,
+            embedding,
+            as_float.get("maps", []),
+            as_float.get("features", []),
+            spectra[0] if spectra else [],
+        )

@@ -110,9 +110,9 @@ class Collaboration(Step):
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
         # views that are drawn anew never come again
         memory = memory or Memory(int(distill.cache_gb * 1e9) if distill.views else 0)
-        spectra = self.fixed.spectra if "spectrum" in self.weights else None
-        whole = "fitnet" in self.weights
-        self.teacher = Teacher(teacher, self.fixed.grids, memory, precision, whole=whole, spectra=spectra)
+        asks = {TERMS[name].asks for name in self.weights} - {""}
+        wanted = [self.fixed.spectra if name == "spectra" else name for name in sorted(asks)]
+        self.teacher = Teacher(teacher, self.fixed.grids, memory, precision, wanted)
         self.generator = torch.Generator().manual_seed(seed)
         self.log_variances = nn.Parameter(torch.zeros(len(self.weights), device=student.mean.device))
         adapted = [parameter for adapter in self.fixed.adapters for parameter in adapter.parameters()]
@@ -126,7 +126,7 @@ class Collaboration(Step):
         confidence = None
         if self.distill.collaboration == "confidence":
             confidence = collaboration.teacher_confidence(scene.theirs.logits.float(), batch.labels)
-        terms = {name: TERMS[name](scene) for name in self.weights}
+        terms = {name: TERMS[name].loss(scene) for name in self.weights}
         if confidence is not None:
             heard = [name for name, term in terms.items() if term.dim() and name != "cross_entropy"]
             terms |= {name: confidence * terms[name] for name in heard}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -102,27 +103,41 @@ def _evidence(scene: Scene) -> Tensor:
     return spectrum_distillation([ours], [theirs], form="complex", scale=scene.fixed.distill.spectrum.scale)
 
 
-TERMS: dict[str, Callable[[Scene], Tensor]] = {
-    "cross_entropy": lambda scene: F.cross_entropy(scene.ours.logits.float(), scene.labels, reduction="none"),
-    "logits": lambda scene: rivals.logit_distillation(
-        scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+class Term(NamedTuple):
+    """A part of the loss."""
+
+    loss: Callable[[Scene], Tensor]
+    """One value for each clip, (batch,), or a scalar where it is none of clips."""
+    asks: str = ""
+    """What it needs of the teacher's ``Answer`` beside logits and embedding: maps, features or spectra."""
+
+
+TERMS = {
+    "cross_entropy": Term(lambda scene: F.cross_entropy(scene.ours.logits.float(), scene.labels, reduction="none")),
+    "logits": Term(
+        lambda scene: rivals.logit_distillation(
+            scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+        )
     ),
-    "spectrum": _spectrum,
-    "evidence": _evidence,
-    "parameters": lambda scene: parameter_distillation(
-        scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
+    "spectrum": Term(_spectrum, "spectra"),
+    "evidence": Term(_evidence),
+    "parameters": Term(
+        lambda scene: parameter_distillation(
+            scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
+        )
     ),
-    "attention": lambda scene: rivals.attention_transfer(scene.our_maps, scene.theirs.maps),
-    "fitnet": lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.features),
-    "dist": lambda scene: rivals.dist(
-        scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+    "attention": Term(lambda scene: rivals.attention_transfer(scene.our_maps, scene.theirs.maps), "maps"),
+    "fitnet": Term(lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.features), "features"),
+    "dist": Term(
+        lambda scene: rivals.dist(
+            scene.ours.logits.float(), scene.theirs.logits.float(), scene.fixed.distill.temperature
+        )
     ),
-    "relational": lambda scene: rivals.relational(
-        scene.ours.stages[-1].float().mean((1, 3, 4)), scene.theirs.embedding
+    "relational": Term(
+        lambda scene: rivals.relational(scene.ours.stages[-1].float().mean((1, 3, 4)), scene.theirs.embedding)
     ),
-    "spatial_spectrum": lambda scene: rivals.spatial_spectrum(scene.our_maps, scene.theirs.maps),
+    "spatial_spectrum": Term(lambda scene: rivals.spatial_spectrum(scene.our_maps, scene.theirs.maps), "maps"),
 }
-"""Name -> loss, one value per clip (batch,), or a scalar where it is none of clips."""
 
 
 def spatial_kernels(model: VideoClassifier) -> list[list[Tensor]]:
