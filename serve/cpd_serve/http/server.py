@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from contextlib import suppress
 
@@ -24,6 +25,8 @@ CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
 HEAD_S = 10.0
 """Time in which a client must have said what it wants, after it came or had its last answer."""
+STOP_S = 5
+"""What answers may still take when the service stops."""
 FULL = Lingering(
     JSONResponse({"error": "too many connections"}, 503, headers={"Retry-After": "1", "Connection": "close"}),
     HEAD_S, Limits().upload_bytes,
@@ -38,12 +41,14 @@ __all__ = ["Limits", "serve"]
 def serve(
     engine: str, provider: str | None, rebuild: bool, host: str, port: int, workers: int | None, limits: Limits
 ) -> None:
-    """Serves until interrupted.
+    """Serves until Ctrl-C or SIGTERM; who is being answered then has ``STOP_S`` left.
 
     Raises:
         EngineError: the model cannot be loaded.
         CpdError: the port is taken, or the address is not this machine's.
+        KeyboardInterrupt: it was stopped before it listened.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
         workers = workers or default_workers(runner)
@@ -60,7 +65,7 @@ def serve(
         click.echo(f"{engine} on {runs_on}, {workers} worker{'s' * (workers > 1)}: http://{where}:{port}")
         config = uvicorn.Config(
             Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
-            log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
+            log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_S, lifespan="on", server_header=False,
         )  # fmt: skip
         with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has stopped
             Server(config).run(sockets=[listener])
@@ -73,13 +78,17 @@ def default_workers(runner: Runner) -> int:
 
 
 class Server(uvicorn.Server):
-    """Does not wait for those who linger when it stops."""
+    """Does not wait for those who linger when it stops, and clears up after a second Ctrl-C too."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for lingering in (self.config.app, FULL):
             if isinstance(lingering, Lingering):
                 lingering.hurry()
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would leave all as it is
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
 
 
 class ImpatientProtocol(H11Protocol):

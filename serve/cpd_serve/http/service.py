@@ -124,6 +124,8 @@ class Service:
             response = JSONResponse({"error": str(error)}, 503, headers={"Retry-After": "1"})
         except WorkerLostError as error:
             response = JSONResponse({"error": str(error)}, 422)
+        except asyncio.CancelledError:  # the service stops, and does not wait for this any longer
+            response = JSONResponse({"error": "the service is stopping"}, 503)
         except ClientDisconnect:
             response = Response(status_code=499)  # nobody reads it; the metrics count it
         self.metrics.requests.labels(str(response.status_code)).inc()
