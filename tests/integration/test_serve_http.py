@@ -81,11 +81,19 @@ def serving(engine: Path, *options: str) -> Iterator[Server]:
     assert "Traceback" not in errors, errors
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0, every_s: float = 0.05) -> None:
     deadline_s = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(every_s)
+
+
+def has_a_clip_open(worker: int) -> bool:
+    found = []
+    for handle in Path(f"/proc/{worker}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            found.append(handle.readlink().name)
+    return any(name.startswith("cpd-serve-") for name in found)
 
 
 def reachable(server: Server) -> bool:
@@ -110,6 +118,12 @@ def server(engine: Path) -> Iterator[Server]:
 @pytest.fixture
 def red(write_video: WriteVideo) -> bytes:
     return write_video(np.full((10, 32, 48, 3), (240, 0, 0), np.uint8), "libx264").read_bytes()
+
+
+@pytest.fixture
+def large(write_video: WriteVideo) -> bytes:
+    """A clip that takes half a second to decode."""
+    return write_video(np.broadcast_to(np.uint8(0), (4, 4096, 4096, 3)), "mjpeg", "large.avi").read_bytes()
 
 
 def test_a_clip_is_labelled(server: Server, red: bytes) -> None:
@@ -252,18 +266,30 @@ def test_clips_at_once_all_get_their_own_answer(server: Server, write_video: Wri
     assert [answer.json["predictions"][0]["label"] for answer in answers] == names
 
 
-def test_a_crashed_worker_is_replaced(engine: Path, red: bytes) -> None:
+def test_a_crashed_worker_is_replaced(engine: Path, red: bytes, large: bytes) -> None:
     with serving(engine, "--workers", "1") as server:
         (worker,) = server.workers()
-        os.kill(worker, signal.SIGSTOP)  # as a decoder that hangs
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(server.ask, "/label", large)
+            wait_until(lambda: has_a_clip_open(worker), every_s=0.005)
+            os.kill(worker, signal.SIGKILL)  # as a decoder that crashes
+            answer = pending.result(30)
+        assert answer.status == 422
+        assert answer.json["error"] == "clip: crashed the decoder"
+        wait_until(lambda: server.ask("/label", red).status == 200)
+        assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
+
+
+def test_a_worker_that_is_killed_before_it_begins_a_clip_costs_it_no_answer(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "1") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)  # it is given the clip, and never reads of it
         with ThreadPoolExecutor(1) as pool:
             pending = pool.submit(server.ask, "/label", red)
             wait_until(lambda: b"cpd_workers_busy 1.0" in server.ask("/metrics").body)
             os.kill(worker, signal.SIGKILL)
             answer = pending.result(30)
-        assert answer.status == 422
-        assert answer.json["error"] == "clip: crashed the decoder"
-        wait_until(lambda: server.ask("/label", red).status == 200)
+        assert (answer.status, answer.json["predictions"][0]["label"]) == (200, "red")
         assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
 
 
