@@ -266,6 +266,19 @@ def test_clips_at_once_all_get_their_own_answer(server: Server, write_video: Wri
     assert [answer.json["predictions"][0]["label"] for answer in answers] == names
 
 
+def test_a_clip_that_finds_no_folder_to_wait_in_says_so(
+    engine: Path, red: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "waiting"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with serving(engine, "--workers", "1") as server:
+        assert server.ask("/label", red).status == 200
+        shutil.rmtree(folder)
+        answer = server.ask("/label", red)
+    assert (answer.status, answer.json) == (507, {"error": "the clip cannot be kept: no such file or directory"})
+
+
 def test_a_crashed_worker_is_replaced(engine: Path, red: bytes, large: bytes) -> None:
     with serving(engine, "--workers", "1") as server:
         (worker,) = server.workers()
@@ -383,6 +396,27 @@ def test_a_gpu_does_not_get_an_engine_for_every_cpu(
     assert default_workers(runner) == workers
 
 
+def test_a_worker_that_does_not_start_is_one_line(engine: Path) -> None:
+    command = [*SERVE, "--engine", str(engine), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        server = Server(0, process)
+        wait_until(lambda: bool(server.workers()), every_s=0.005)
+        os.kill(server.workers()[0], signal.SIGKILL)  # as the kernel does where memory is short
+        errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (1, "error: the worker process does not start\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_before_the_workers_run_is_in_order_too(engine: Path, number: signal.Signals) -> None:
+    command = [*SERVE, "--engine", str(engine), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_mistakes_give_one_line(engine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -397,6 +431,14 @@ def test_mistakes_give_one_line(engine: Path) -> None:
     assert re.fullmatch(
         r"error: cannot listen on no host:8000: [^()]+ \(choose another --host or --port\)\n", result.stderr
     )
+    result = subprocess.run([*SERVE, "--engine", str(engine), "--host", "ö.."], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: cannot listen on ö..:8000: encoding of hostname failed (choose another")
+    with Path("/dev/full").open("w") as full:
+        command = [*SERVE, "--engine", str(engine), "--port", "0"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: the answers cannot be written: no space left on device\n"
     result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("error: none.onnx: no such file")

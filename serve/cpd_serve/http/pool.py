@@ -49,6 +49,7 @@ class WorkerPool:
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
         self._alive: set[Process] = set()
         self._replacing: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.waiting = 0
         """Clips that wait for a process."""
 
@@ -66,6 +67,7 @@ class WorkerPool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
         for task in self._replacing:
             task.cancel()
         for process in list(self._alive):
@@ -125,6 +127,8 @@ class WorkerPool:
         return process
 
     def _replace_soon(self, process: Process) -> None:
+        if self._closing:  # it is given up because the service stops
+            return
         task = asyncio.create_task(self._replace(process))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
