@@ -16,16 +16,13 @@ from pydantic.fields import FieldInfo
 from cpd.config import Pipeline
 from cpd.config.section import Section
 from cpd.dataset import natural_key
-from cpd.document import OVERRIDE, Document, KeyPath, dotted, read_document
+from cpd.document import OVERRIDE, Document, KeyPath, dotted, read_document, shortened
 from cpd.errors import ConfigError, reason_of
 
 PATHS_READ = (
     ("data", "folder"), ("data", "list"), ("data", "root"), ("teacher", "checkpoint"), ("student", "checkpoint"),
 )  # fmt: skip
 """Keys that name something to read; ``output`` is written, and stays relative to the current folder."""
-
-SHOWN_CHARACTERS = 60
-"""A wrong value longer than this is shortened in its message."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -88,7 +85,7 @@ def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"there is no user {text[1:].partition('/')[0]}") from error
+        raise ValueError(f"there is no user {shortened(text[1:].partition('/')[0])}") from error
 
 
 def _problems(error: ValidationError, document: Document) -> list[str]:
@@ -241,8 +238,7 @@ def _value_at(place: KeyPath, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    return shortened("nothing" if value is None else json.dumps(value, ensure_ascii=False))
 
 
 def _either(choices: Sequence[str]) -> str:

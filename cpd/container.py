@@ -152,6 +152,9 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
     gap = next((number for number in range(int(first[2]), max(numbers)) if number not in numbers), None)
     if gap is not None:  # FFmpeg would end there, and say nothing
         raise VideoError(f"{folder}: has no image {first[1]}{gap:0{len(first[2])}d}{first[3]}, but later ones")
+    odd = next((match[0] for match in numbered if not (folder / match[0]).is_file()), None)
+    if odd is not None:  # FFmpeg would wait at a pipe for ever
+        raise VideoError(f"{folder}: {odd} is not a regular file")
     stem = f"{folder}/{first[1]}".replace("%", "%%")
     return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
 

@@ -22,6 +22,8 @@ KeyPath = tuple[str | int, ...]
 Nodes = tuple[yaml.Node, ...]
 
 OVERRIDE = "--set "
+SHOWN_CHARACTERS = 60
+"""What is longer is shortened in messages."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class Document:
 
     def override(self, text: str) -> None:
         """Takes in a ``key.path=value``; what is wrong with it goes into ``problems``."""
-        origin = OVERRIDE + text
+        origin = OVERRIDE + shortened(text)
         name, equals, written = text.partition("=")
         keys = tuple(name.strip().split("."))
         if not equals or not all(keys):
@@ -169,7 +171,12 @@ def read_document(path: Path) -> Document:
 
 def dotted(keys: Sequence[str | int]) -> str:
     """teacher.epochs, clip.std[0]."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return shortened("".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix("."))
+
+
+def shortened(text: str) -> str:
+    """As much of it as a message shows."""
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def _is_text(text: str) -> bool:

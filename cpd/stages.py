@@ -51,7 +51,14 @@ def run_pipeline(config: Pipeline, until: str | None = None, force: Collection[s
 
 
 def pipeline_status(config: Pipeline) -> list[Status]:
-    """Where each stage of a run stands; changes nothing."""
+    """Where each stage of a run stands; changes nothing.
+
+    Raises:
+        DataError: a checkpoint that it names is a folder, or a pipe; one that is gone makes its stage stale.
+    """
+    for key, path in _checkpoints(config).items():
+        if path.exists() and not path.is_file():  # to tell whether it changed, all of it would be read
+            raise DataError(f"{key}: is no file: {path}")
     return status_of(STAGES, config)
 
 
@@ -71,13 +78,15 @@ def check_data(config: Pipeline) -> list[str]:
     return lines
 
 
+def _checkpoints(config: Pipeline) -> dict[str, Path]:
+    """The checkpoints that are named, by the key that does."""
+    named = {"teacher.checkpoint": config.teacher.checkpoint, "student.checkpoint": config.student.checkpoint}
+    return {key: path for key, path in named.items() if path is not None}
+
+
 def _missing_checkpoints(config: Pipeline) -> list[str]:
     """A line for each checkpoint that is named and is no file."""
-    return [
-        f"{role}.checkpoint: there is no file {model.checkpoint}"
-        for role, model in (("teacher", config.teacher), ("student", config.student))
-        if model.checkpoint is not None and not model.checkpoint.is_file()
-    ]
+    return [f"{key}: there is no file {path}" for key, path in _checkpoints(config).items() if not path.is_file()]
 
 
 def _rendered(config: Pipeline) -> list[str]:

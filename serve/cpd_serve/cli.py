@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cpd.errors import CpdError, reason_of
-from cpd_serve.options import POSITIVE, Amount, check_engine, check_sources, printable, refuse_idle
+from cpd_serve.options import POSITIVE, Amount, Command, check_engine, check_sources, refuse_idle
 
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
     from cpd.container import Decoder
@@ -31,7 +30,7 @@ def main() -> None:
     label_command(prog_name="cpd-serve")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--engine", required=True, metavar="FILE", help="The model: an .onnx file or a .trt engine.")
 @click.option("--video", "named", multiple=True, metavar="SOURCE", help="A file, a folder or a glob; may be repeated.")
 @click.argument("videos", nargs=-1, metavar="[SOURCE]...")
@@ -82,28 +81,13 @@ def label_command(
         refuse_idle(ctx, "with --timeline", "views")
     check_engine(engine, provider)
     check_sources(sources, stream)
-    try:
-        if stream:
-            from cpd_serve.watching import Manner, watch
+    if stream:
+        from cpd_serve.watching import Manner, watch
 
-            manner = Manner(window_s, stride_s, smoothing_s, patience_s, decoder)
-            code = watch(engine, sources, provider, rebuild, manner)
-        else:
-            from cpd_serve.commands import label
-            from cpd_serve.labelling import Question
+        manner = Manner(window_s, stride_s, smoothing_s, patience_s, decoder)
+        sys.exit(watch(engine, sources, provider, rebuild, manner))
+    from cpd_serve.commands import label
+    from cpd_serve.labelling import Question
 
-            question = Question(top_k, views, part_s, decoder)
-            code = label(engine, sources, provider, rebuild, question, workers, timeout_s, as_json, explain)
-    except CpdError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        click.echo("\ninterrupted", err=True)
-        code = 130
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        where = error.filename or "the answers cannot be written"  # of a file that is written to by its number alone
-        click.echo(f"error: {printable(str(where))}: {reason_of(error)}", err=True)
-        code = 1
-    sys.exit(code)
+    question = Question(top_k, views, part_s, decoder)
+    sys.exit(label(engine, sources, provider, rebuild, question, workers, timeout_s, as_json, explain))

@@ -1,15 +1,39 @@
-"""What the commands' options may be."""
+"""What the commands' options may be, and how their errors are told."""
 
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from cpd.errors import CpdError, reason_of
+
 MOST = 1e6
 """Of any number of seconds or megabytes: what waits for longer overflows the clocks it waits by."""
+
+
+class Command(click.Command):
+    """A command whose foreseen errors end in one line and an exit code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CpdError as error:
+            click.echo(f"error: {printable(str(error))}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # a file that is written to by its number alone has no name here
+            where = error.filename or "the answers cannot be written"
+            click.echo(f"error: {printable(str(where))}: {reason_of(error)}", err=True)
+            sys.exit(1)
 
 
 class Amount(click.FloatRange):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -37,6 +38,8 @@ INDEX_LAST = (
 """For a recording that cannot be read from its beginning on."""
 SIZE_TELLS_NOTHING = PLAYLISTS | {"mpjpeg"}
 """Formats that name other files, and a camera's pictures one after the other, of which some announce a size."""
+LAST_S = 1.0
+"""How far before the end of a recording its last frame may be: its length also counts that frame, and sound."""
 LOCAL = "file://"
 
 
@@ -162,7 +165,7 @@ class Source:
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
         scaler, before_s, why = Scaler(), -math.inf, ""
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(_frames(container, stream)):
                 if self._lost_since_s is not None:
                     self.reconnects += 1
                     self._put(Back(monotonic() - self._lost_since_s))
@@ -175,7 +178,7 @@ class Source:
                     return
         except (av.FFmpegError, MemoryError) as error:
             why = f": {reason(error)}"
-            if self.frames:
+            if self.frames and before_s < _end_s(container):
                 raise VideoError(f"{self.name}: the stream broke off{why}") from error
         except VideoError as error:
             raise VideoError(f"{self.name}: {error}") from error
@@ -248,6 +251,23 @@ def _is_remote(name: str) -> bool:
 def _has_end(container: InputContainer) -> bool:
     """Whether this is a recording, which ends and is not begun anew: one has a length in time or in bytes."""
     return container.duration is not None or (container.size > 0 and container.format.name not in SIZE_TELLS_NOTHING)
+
+
+def _end_s(container: InputContainer) -> float:
+    """From when on a recording was shown whole though its connection broke off: where the server names no size, its end
+    is that it hangs up, which FFmpeg takes for an error. Never for others."""
+    if container.size >= 0 or container.duration is None:
+        return math.inf
+    return ((container.start_time or 0) + container.duration) / av.time_base - LAST_S
+
+
+def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """All frames, and where the connection breaks off those too that the decoder still holds."""
+    try:
+        yield from container.decode(stream)
+    except OSError:
+        yield from stream.decode(None)
+        raise
 
 
 def _open(name: str, decoder: Decoder) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:

@@ -172,6 +172,21 @@ def test_a_decoder_that_is_not_here_is_one_clear_line(colour_model: Path, red: P
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["--workers=1"], ["--workers=2"], ["--stream"]])
+def test_nothing_is_left_behind_and_nobody_told(
+    colour_model: Path, red: Path, blue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """onnxruntime's telemetry keeps files in these places."""
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        folder = tmp_path / "places" / name
+        folder.mkdir(parents=True)
+        monkeypatch.setenv(name, str(folder))
+    for name in ("ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    assert serve("--engine", colour_model, red, blue, *arguments).returncode == 0
+    assert not [path for path in (tmp_path / "places").rglob("*") if path.is_file()]
+
+
 def test_a_reader_that_goes_away_is_no_crash(colour_model: Path, red: Path) -> None:
     command = [*SERVE, "--engine", str(colour_model), *[str(red)] * 40, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

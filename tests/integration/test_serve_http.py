@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from cpd_serve.http import server as http_server
-from cpd_serve.http.server import CONNECTIONS, default_workers
+from cpd_serve.http.server import CONNECTIONS, STOP_S, default_workers
 
 WriteVideo = Callable[..., Path]
 SERVE = [str(Path(sys.executable).with_name("cpd-serve")), "http"]
@@ -81,11 +81,19 @@ def serving(engine: Path, *options: str) -> Iterator[Server]:
     assert "Traceback" not in errors, errors
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0, every_s: float = 0.05) -> None:
     deadline_s = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(every_s)
+
+
+def has_a_clip_open(worker: int) -> bool:
+    found = []
+    for handle in Path(f"/proc/{worker}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            found.append(handle.readlink().name)
+    return any(name.startswith("cpd-serve-") for name in found)
 
 
 def reachable(server: Server) -> bool:
@@ -110,6 +118,12 @@ def server(engine: Path) -> Iterator[Server]:
 @pytest.fixture
 def red(write_video: WriteVideo) -> bytes:
     return write_video(np.full((10, 32, 48, 3), (240, 0, 0), np.uint8), "libx264").read_bytes()
+
+
+@pytest.fixture
+def large(write_video: WriteVideo) -> bytes:
+    """A clip that takes half a second to decode."""
+    return write_video(np.broadcast_to(np.uint8(0), (4, 4096, 4096, 3)), "mjpeg", "large.avi").read_bytes()
 
 
 def test_a_clip_is_labelled(server: Server, red: bytes) -> None:
@@ -252,18 +266,43 @@ def test_clips_at_once_all_get_their_own_answer(server: Server, write_video: Wri
     assert [answer.json["predictions"][0]["label"] for answer in answers] == names
 
 
-def test_a_crashed_worker_is_replaced(engine: Path, red: bytes) -> None:
+def test_a_clip_that_finds_no_folder_to_wait_in_says_so(
+    engine: Path, red: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "waiting"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with serving(engine, "--workers", "1") as server:
+        assert server.ask("/label", red).status == 200
+        shutil.rmtree(folder)
+        answer = server.ask("/label", red)
+    assert (answer.status, answer.json) == (507, {"error": "the clip cannot be kept: no such file or directory"})
+
+
+def test_a_crashed_worker_is_replaced(engine: Path, red: bytes, large: bytes) -> None:
     with serving(engine, "--workers", "1") as server:
         (worker,) = server.workers()
-        os.kill(worker, signal.SIGSTOP)  # as a decoder that hangs
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(server.ask, "/label", large)
+            wait_until(lambda: has_a_clip_open(worker), every_s=0.005)
+            os.kill(worker, signal.SIGKILL)  # as a decoder that crashes
+            answer = pending.result(30)
+        assert answer.status == 422
+        assert answer.json["error"] == "clip: crashed the decoder"
+        wait_until(lambda: server.ask("/label", red).status == 200)
+        assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
+
+
+def test_a_worker_that_is_killed_before_it_begins_a_clip_costs_it_no_answer(engine: Path, red: bytes) -> None:
+    with serving(engine, "--workers", "1") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)  # it is given the clip, and never reads of it
         with ThreadPoolExecutor(1) as pool:
             pending = pool.submit(server.ask, "/label", red)
             wait_until(lambda: b"cpd_workers_busy 1.0" in server.ask("/metrics").body)
             os.kill(worker, signal.SIGKILL)
             answer = pending.result(30)
-        assert answer.status == 422
-        assert answer.json["error"] == "clip: crashed the decoder"
-        wait_until(lambda: server.ask("/label", red).status == 200)
+        assert (answer.status, answer.json["predictions"][0]["label"]) == (200, "red")
         assert b"cpd_worker_restarts_total 1.0" in server.ask("/metrics").body
 
 
@@ -311,8 +350,32 @@ def test_stopping_leaves_no_worker_and_waits_for_no_client(engine: Path, number:
         assert client.recv(1000).startswith(b"HTTP/1.1 404 ")
         server.process.send_signal(number)
         server.process.wait(20)
-        assert number == signal.SIGTERM or server.process.returncode == 0
+        assert server.process.returncode == 0
         wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT] * 2], ids=["in time", "at once"])
+def test_stopping_waits_no_longer_than_it_says_for_answers_and_sends(
+    engine: Path, red: bytes, numbers: list[signal.Signals]
+) -> None:
+    with serving(engine, "--workers", "1") as server, socket.create_connection(("127.0.0.1", server.port)) as sends:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        sends.sendall(b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nfirst bytes")
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(server.ask, "/label", red)
+            wait_until(lambda: b"cpd_workers_busy 1.0" in server.ask("/metrics").body)
+            start_s = time.monotonic()
+            for number in numbers:
+                server.process.send_signal(number)
+                time.sleep(0.3)  # two at once would be one
+            assert server.process.wait(20) == 0
+            took_s = time.monotonic() - start_s
+            answer = pending.result(30)
+        assert (took_s > STOP_S) == (len(numbers) == 1)
+        assert (answer.status, answer.json) == (503, {"error": "the service is stopping"})
+        assert sends.recv(1000).split()[1] == b"503"
+        assert not Path(f"/proc/{worker}").exists()
 
 
 @pytest.mark.parametrize(
@@ -333,6 +396,27 @@ def test_a_gpu_does_not_get_an_engine_for_every_cpu(
     assert default_workers(runner) == workers
 
 
+def test_a_worker_that_does_not_start_is_one_line(engine: Path) -> None:
+    command = [*SERVE, "--engine", str(engine), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        server = Server(0, process)
+        wait_until(lambda: bool(server.workers()), every_s=0.005)
+        os.kill(server.workers()[0], signal.SIGKILL)  # as the kernel does where memory is short
+        errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (1, "error: the worker process does not start\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_before_the_workers_run_is_in_order_too(engine: Path, number: signal.Signals) -> None:
+    command = [*SERVE, "--engine", str(engine), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_mistakes_give_one_line(engine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -347,6 +431,14 @@ def test_mistakes_give_one_line(engine: Path) -> None:
     assert re.fullmatch(
         r"error: cannot listen on no host:8000: [^()]+ \(choose another --host or --port\)\n", result.stderr
     )
+    result = subprocess.run([*SERVE, "--engine", str(engine), "--host", "ö.."], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: cannot listen on ö..:8000: encoding of hostname failed (choose another")
+    with Path("/dev/full").open("w") as full:
+        command = [*SERVE, "--engine", str(engine), "--port", "0"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: the answers cannot be written: no space left on device\n"
     result = subprocess.run([*SERVE, "--engine", "none.onnx"], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("error: none.onnx: no such file")

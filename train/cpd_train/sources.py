@@ -9,6 +9,7 @@ import csv
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -180,12 +181,19 @@ def from_csv(path: Path, root: Path) -> list[Found]:
             if any(row.get(None) or ()):  # what DictReader has no column for; commas at the end are no harm
                 raise DataError(f"{where}: has more values than there are columns", "put what has commas in quotes")
             group = (row.get("group") or "").strip()
-            clip = Found(root / row["path"], label, _split(row.get("split"), where), group or row["path"])
+            clip = Found(_folded(root / row["path"]), label, _split(row.get("split"), where), group or row["path"])
             other = splits.setdefault(clip.group, clip.split)
             if group and other != clip.split:
                 raise DataError(f"{where}: group {clip.group} is in {clip.split} here and in {other} before")
             found.append(clip)
     return found
+
+
+def _folded(path: Path) -> Path:
+    """Without ``..``, so that a clip has one name; but where that follows a link, which leads elsewhere."""
+    plain = Path(os.path.normpath(path))
+    same = ".." in path.parts and os.path.realpath(plain.parent) == os.path.realpath(path.parent)
+    return plain if same else path
 
 
 def from_kinetics(path: Path, root: Path) -> list[Found]:

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from cpd.errors import CpdError, install
-from cpd_serve.options import POSITIVE, check_engine, printable
+from cpd.errors import install
+from cpd_serve.options import POSITIVE, Command, check_engine
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--engine", required=True, metavar="FILE", help="The model: an .onnx file or a .trt engine.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -46,11 +46,4 @@ def http(
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed ({install('http')})")
     limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)
-    try:
-        serve(engine, provider, rebuild, host, port, workers, limits)
-    except CpdError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:  # before it listened
-        click.echo("\ninterrupted", err=True)
-        sys.exit(130)
+    serve(engine, provider, rebuild, host, port, workers, limits)

@@ -53,7 +53,7 @@ class Lingering:
                 return await send(message)
             await send({**message, "more_body": True})  # all of it: its length is in the head
             left_bytes = self.size_bytes
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, asyncio.CancelledError):  # the latter when the service stops
                 async with asyncio.timeout(self.seconds) as timeout:
                     self.waiting.add(timeout)
                     try:

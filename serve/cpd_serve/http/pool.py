@@ -13,6 +13,8 @@ from cpd.errors import CpdError, EngineError
 
 LINE_BYTES = 1 << 20
 """Longest answer of a worker."""
+TRIES = 2
+"""Processes that a clip may be given to before it is to blame for a loss that came before it was begun."""
 RETRY_S = 1.0
 START_S = 60.0
 """A worker that has not loaded its model by then never will."""
@@ -47,6 +49,7 @@ class WorkerPool:
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
         self._alive: set[Process] = set()
         self._replacing: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.waiting = 0
         """Clips that wait for a process."""
 
@@ -64,6 +67,7 @@ class WorkerPool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closing = True
         for task in self._replacing:
             task.cancel()
         for process in list(self._alive):
@@ -88,6 +92,30 @@ class WorkerPool:
         """
         if self._idle.empty() and self.waiting >= self._may_wait:
             raise PoolBusyError(f"{self._may_wait} clips wait already", "try again later")
+        for _ in range(TRIES):
+            process = await self._next()
+            begun, line = False, b""
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    begun = bool(await exchange(process, json.dumps(asked)))
+                    line = await exchange(process, "") if begun else b""
+            except TimeoutError:
+                raise WorkerLostError(f"{asked['name']}: took longer than {self._timeout_s:g} s") from None
+            finally:
+                # Cancelled, too, when the service stops: the process is then in the middle of a clip.
+                if line:
+                    self._idle.put_nowait(process)
+                else:
+                    self._replace_soon(process)
+            if line:
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+            if begun:
+                break
+        raise WorkerLostError(f"{asked['name']}: crashed the decoder")
+
+    async def _next(self) -> Process:
+        """Waits for a free process."""
         self.waiting += 1
         try:
             process = await self._idle.get()
@@ -96,25 +124,11 @@ class WorkerPool:
                 process = await self._idle.get()
         finally:
             self.waiting -= 1
-        answered = False
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                line = await exchange(process, json.dumps(asked))
-            answered = bool(line)
-        except TimeoutError:
-            raise WorkerLostError(f"{asked['name']}: took longer than {self._timeout_s:g} s") from None
-        finally:
-            # Cancelled, too, when the client goes away: the process is then in the middle of a clip nobody waits for.
-            if answered:
-                self._idle.put_nowait(process)
-            else:
-                self._replace_soon(process)
-        if not answered:
-            raise WorkerLostError(f"{asked['name']}: crashed the decoder")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return process
 
     def _replace_soon(self, process: Process) -> None:
+        if self._closing:  # it is given up because the service stops
+            return
         task = asyncio.create_task(self._replace(process))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
@@ -160,6 +174,6 @@ async def exchange(process: Process, line: str) -> bytes:
         if line:
             process.stdin.write(line.encode() + b"\n")
             await process.stdin.drain()
-        return await process.stdout.readline()
-    except (ConnectionError, ValueError):
+        return await process.stdout.readuntil()
+    except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return b""

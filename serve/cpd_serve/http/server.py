@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-from contextlib import suppress
 
 import click
 import uvicorn
@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from cpd.errors import CpdError
 from cpd.threads import usable_cpus
 from cpd_serve.http.lingering import Lingering
+from cpd_serve.http.pool import WorkerPool
 from cpd_serve.http.service import Limits, Service
 from cpd_serve.rebuilding import open_engine
 from cpd_serve.runner import Runner
@@ -24,6 +25,8 @@ CONNECTIONS = 256
 """Open at once; more are answered with 503 at the door."""
 HEAD_S = 10.0
 """Time in which a client must have said what it wants, after it came or had its last answer."""
+STOP_S = 5
+"""What answers may still take when the service stops."""
 FULL = Lingering(
     JSONResponse({"error": "too many connections"}, 503, headers={"Retry-After": "1", "Connection": "close"}),
     HEAD_S, Limits().upload_bytes,
@@ -38,32 +41,38 @@ __all__ = ["Limits", "serve"]
 def serve(
     engine: str, provider: str | None, rebuild: bool, host: str, port: int, workers: int | None, limits: Limits
 ) -> None:
-    """Serves until interrupted.
+    """Serves until Ctrl-C or SIGTERM; who is being answered then has ``STOP_S`` left.
 
     Raises:
-        EngineError: the model cannot be loaded.
+        EngineError: the model cannot be loaded, here or by a worker.
         CpdError: the port is taken, or the address is not this machine's.
+        KeyboardInterrupt: it was stopped before it listened.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
         workers = workers or default_workers(runner)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
-    except OSError as error:
-        number = error.errno or 0  # below 0 for a name that is not found
-        reason = os.strerror(number) if number > 0 else (error.strerror or str(error)).partition(" (")[0]
+    except (OSError, TypeError) as error:  # the latter of a name that cannot be one
+        number = getattr(error, "errno", None) or 0  # below 0 for a name that is not found
+        said = getattr(error, "strerror", None) or str(error)
+        reason = os.strerror(number) if number > 0 else said.partition(" (")[0]
         raise CpdError(f"cannot listen on {host}:{port}: {reason}", "choose another --host or --port") from error
     with listener:
         address, port = listener.getsockname()[:2]
         where = f"[{address}]" if ":" in address else address
-        click.echo(f"{engine} on {runs_on}, {workers} worker{'s' * (workers > 1)}: http://{where}:{port}")
+        service = Service(engine, provider, workers, limits)
         config = uvicorn.Config(
-            Service(engine, provider, workers, limits).app(), http=ImpatientProtocol,
-            log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on", server_header=False,
+            service.app(), http=ImpatientProtocol, log_level="warning", access_log=False,
+            timeout_graceful_shutdown=STOP_S, lifespan="off", server_header=False,
         )  # fmt: skip
-        with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has stopped
-            Server(config).run(sockets=[listener])
+        server = Server(config, service.pool)
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them once more when it has stopped
+            signal.signal(number, server.handle_exit)
+        click.echo(f"{engine} on {runs_on}, {workers} worker{'s' * (workers > 1)}: http://{where}:{port}")
+        server.run(sockets=[listener])
 
 
 def default_workers(runner: Runner) -> int:
@@ -73,13 +82,24 @@ def default_workers(runner: Runner) -> int:
 
 
 class Server(uvicorn.Server):
-    """Does not wait for those who linger when it stops."""
+    """With its workers; does not wait for those who linger when it stops."""
+
+    def __init__(self, config: uvicorn.Config, pool: WorkerPool) -> None:
+        super().__init__(config)
+        self._pool = pool
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        async with self._pool:
+            await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for lingering in (self.config.app, FULL):
             if isinstance(lingering, Lingering):
                 lingering.hurry()
         await super().shutdown(sockets)
+        if self.force_exit:  # by a second Ctrl-C; uvicorn then leaves them
+            for task in self.server_state.tasks:
+                task.cancel()
 
 
 class ImpatientProtocol(H11Protocol):

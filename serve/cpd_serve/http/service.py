@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,7 +84,7 @@ class RefusedError(Exception):
 
 
 class Service:
-    """The endpoints, around a pool of workers."""
+    """The endpoints, around a pool of workers that whoever serves them starts and ends."""
 
     def __init__(self, engine: str, provider: str | None, workers: int, limits: Limits) -> None:
         self.limits = limits
@@ -103,7 +101,6 @@ class Service:
                 Route("/ready", self.ready),
                 Route("/metrics", self.show_metrics),
             ],
-            lifespan=self._lifespan,
         )
         return Lingering(app, self.limits.upload_s, LINGER_TIMES * self.limits.upload_bytes)
 
@@ -120,10 +117,14 @@ class Service:
             response = JSONResponse(answer, 422 if "error" in answer else 200)
         except RefusedError as error:
             response = JSONResponse({"error": str(error)}, error.status)
+        except OSError as error:
+            response = JSONResponse({"error": f"the clip cannot be kept: {reason_of(error)}"}, 507)
         except PoolBusyError as error:
             response = JSONResponse({"error": str(error)}, 503, headers={"Retry-After": "1"})
         except WorkerLostError as error:
             response = JSONResponse({"error": str(error)}, 422)
+        except asyncio.CancelledError:  # the service stops, and does not wait for this any longer
+            response = JSONResponse({"error": "the service is stopping"}, 503)
         except ClientDisconnect:
             response = Response(status_code=499)  # nobody reads it; the metrics count it
         self.metrics.requests.labels(str(response.status_code)).inc()
@@ -162,18 +163,11 @@ class Service:
             file.flush()
         except TimeoutError:
             raise RefusedError(408, f"the clip took longer than {self.limits.upload_s:g} s to arrive") from None
-        except OSError as error:
-            raise RefusedError(507, f"the clip cannot be kept: {reason_of(error)}") from None
         if received == 0:
             raise RefusedError(400, "the body is empty: send the clip as it is, curl --data-binary @clip.mp4")
 
     def _count_restart(self) -> None:
         self.metrics.restarts.inc()
-
-    @asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with self.pool:
-            yield
 
 
 def question(request: Request) -> dict[str, Any]:

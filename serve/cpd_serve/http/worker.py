@@ -4,8 +4,9 @@ The HTTP service decodes nothing itself. A clip that crashes or hangs a decoder 
 service starts another.
 
 It writes ``{"ready": true}`` once the model is loaded, or ``{"failed": "..."}``. Then each line read is
-``{"path": ..., "name": ..., "top_k": ..., "views": ..., "part_s": ..., "max_duration_s": ...}``, and each line written
-the answer as ``cpd-serve --json --explain`` gives it, with ``error`` where there is none.
+``{"path": ..., "name": ..., "top_k": ..., "views": ..., "part_s": ..., "max_duration_s": ...}``, for which two are
+written: ``{"begun": true}`` at once, and the answer as ``cpd-serve --json --explain`` gives it, with ``error`` where
+there is none.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main(engine: str, provider: str | None) -> None:
         with open_runner(engine, provider, threads=1) as runner:
             print(json.dumps({"ready": True}), file=answers)
             for line in sys.stdin:
+                print(json.dumps({"begun": True}), file=answers)
                 print(json.dumps(answer(runner, json.loads(line))), file=answers)
     except CpdError as error:
         print(json.dumps({"failed": str(error)}), file=answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -305,6 +306,25 @@ def test_overrides_replace_what_the_file_says(write):
 )
 def test_a_wrong_override_is_quoted_as_it_was_typed(write, override, problem):
     assert problems(write(MINIMAL), override) == [f"--set {override}: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("{}", "--set {}: write it as key=value, such as teacher.epochs=3"),
+        ("teacher.{}.y=1", "--set teacher.{}: teacher.{} is not a key here; teacher has model, "),
+        ("teacher.epochs={}", '--set teacher.epochs={}: teacher.epochs must be a whole number, got "{}'),
+        ("data.folder=~{}/clips", '--set data.folder=~{}: data.folder: there is no user {}, got "~{}'),
+    ],
+)
+def test_what_is_long_in_an_override_is_shortened_wherever_a_problem_names_it(write, override, problem):
+    (told,) = problems(write(MINIMAL), override.format("x" * 5000))
+    assert re.sub("x{9,}…", "{}", told).startswith(problem)
+
+
+def test_a_number_that_python_does_not_read_is_a_problem_in_one_line(write):
+    (told,) = problems(write(MINIMAL), f"teacher.epochs=1{'0' * 5000}")
+    assert re.match(r"--set teacher\.epochs=10+…: teacher\.epochs cannot be read: Exceeds the limit", told)
 
 
 def test_the_file_is_reported_before_the_overrides(write):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from cpd.config_file import load_config
 from cpd.errors import CpdError, DataError
 from cpd.pipeline import INDIFFERENT, Stage, run_stages, status_of
-from cpd.stages import STAGES, check_data, run_pipeline
+from cpd.stages import STAGES, check_data, pipeline_status, run_pipeline
 
 YAML = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\nvalidate: {gates: {top1_min: 0.5}}\n"
 EXPORT = [
@@ -162,6 +163,19 @@ def test_a_run_refuses_a_missing_checkpoint_before_the_data_stage(tmp_path, monk
         run_pipeline(config)
     assert not Path("run").exists()
     assert run_pipeline(config, until="data") == 0
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_a_status_reads_no_checkpoint_that_is_no_file(tmp_path, role, make):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(YAML)
+    given = tmp_path / "given"
+    config = load_config(path, [f"{role}.checkpoint={given}", f"output={tmp_path / 'run'}"])
+    assert {stage.state for stage in pipeline_status(config)} == {"missing"}
+    make(given)
+    with pytest.raises(DataError, match=rf"^{role}\.checkpoint: is no file: {given}$"):
+        pipeline_status(config)
 
 
 @pytest.mark.parametrize("mapped", ["{}", "{grow: grow}", "{drift_left: drift_right, drift_right: drift_left}"])

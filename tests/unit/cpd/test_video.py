@@ -404,6 +404,13 @@ def test_a_folder_of_images_is_a_video(write_video: WriteVideo, tmp_path: Path) 
         video.probe(folder)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_an_image_that_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "00001.jpg")
+    with pytest.raises(VideoError, match=r"00001\.jpg is not a regular file$"):
+        video.probe(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["v_7_%04d.jpg", "IMG_%04d.JPG", "%d.jpeg"])
 def test_images_may_be_called_otherwise(write_video: WriteVideo, tmp_path: Path, name: str) -> None:
     joined, folder = write_video(ramp(11), "mjpeg"), tmp_path / "images"

@@ -450,6 +450,24 @@ def test_a_dropped_connection_is_opened_again_and_given_up_in_the_end(
     assert 4 < handler.asked < 14, "it was asked again, at growing intervals"
 
 
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libvpx-vp9", "clip.webm"), ("libx264", "clip.mkv"), ("mpeg4", "clip.avi")]
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_recording_of_unknown_size_has_ended_where_all_of_it_was_shown(
+    write_video: WriteVideo, codec: str, name: str, whole: bool
+) -> None:
+    """HTTP/1.0 tells the end of what is made as it is sent by hanging up."""
+    noise = np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), dtype=np.uint8)
+    data = write_video(noise, codec, name).read_bytes()
+    handler = type("Handler", (DroppingHandler,), {"data": data if whole else data[: len(data) // 2]})
+    with serving(handler) as url, open_sources([url], SPEC, patience_s=60.0) as sources:
+        *frames, ended = items(sources)
+    (source,) = sources.all
+    assert (source.live, source.dropped, len(frames) == 60) == (False, 0, whole)
+    assert ended == Ended("" if whole else f"{url}: the stream broke off: Input/output error")
+
+
 class PictureHandler(BaseHTTPRequestHandler):
     """A camera's pictures one after the other, announced as more bytes than will ever come."""
 

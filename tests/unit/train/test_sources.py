@@ -101,6 +101,7 @@ class TestCsv:
         [
             (["a.avi,x,,train", "a.avi,y,,train"], "a.avi: is of two classes, x and y"),
             (["a.avi,x,,train", "a.avi,x,,test"], "a.avi: is of two splits, train and test"),
+            (["a.avi,x,,train", "b/../a.avi,x,,test"], "/a.avi: is of two splits, train and test"),
             (["a.avi,x,anna,train", "b.avi,y,anna,test"], "list.csv:3: group anna is in test here and in train before"),
         ],
     )
@@ -108,6 +109,16 @@ class TestCsv:
         (tmp_path / "list.csv").write_text("\n".join(["path,label,group,split", *rows]))
         with pytest.raises(DataError, match=message):
             find_clips(Data(list=tmp_path / "list.csv"))
+
+    def test_a_clip_has_one_name_however_its_path_goes_up_and_down(self, tmp_path):
+        touch(tmp_path / "a" / "x.mp4", tmp_path / "elsewhere" / "b" / "y.mp4", tmp_path / "elsewhere" / "x.mp4")
+        (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "b")
+        rows = ["a/x.mp4", "a/../a/x.mp4", "none/../a/x.mp4", "./a//x.mp4", "link/../x.mp4"]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", *(f"{row},wave" for row in rows)]))
+        assert {clip.path for clip in from_csv(tmp_path / "list.csv", tmp_path)} == {
+            tmp_path / "a/x.mp4",
+            tmp_path / "link/../x.mp4",  # what is behind the link goes up to elsewhere
+        }
 
     def test_a_comma_does_not_cut_a_label(self, tmp_path):
         table = tmp_path / "list.csv"
