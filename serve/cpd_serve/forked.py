@@ -165,7 +165,6 @@ def _work(connection: Connection, ours: Sequence[Connection], runner: Runner, qu
                 until_s = until_s or time.monotonic() + AT_ONCE_MS / 1e3
                 found.append(try_look_at(video, runner.manifest.clip, question))
                 decoded.value = len(found)
+            decoded.value = 0  # whatever happens now, the first of them is to blame
             labelled = label_together(runner, [one for one in found if isinstance(one, Seen)], question)
-            answers = [next(labelled) if isinstance(one, Seen) else one for one in found]
-            decoded.value = 0
-            connection.send(answers)
+            connection.send([next(labelled) if isinstance(one, Seen) else one for one in found])

@@ -83,6 +83,20 @@ def test_the_video_that_crashes_is_the_one_that_gets_no_label(
     assert all(answer.predictions[0][0] == Path(answer.video).stem for answer in answers if not answer.error)
 
 
+def test_the_first_of_those_shown_together_is_blamed_for_a_crash_of_the_model(
+    colour_model: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(runner: Runner, seen: Sequence[Seen], question: Question) -> Iterator[Answer]:
+        if seen[0].video == videos[0]:
+            os._exit(1)
+        return label_together(runner, seen, question)
+
+    monkeypatch.setattr(forked, "label_together", crash)
+    with open_runner(colour_model, threads=1) as runner:
+        answers = list(label_videos_forked(runner, [videos[0], *videos[1:] * 10], 1, Question(top_k=1)))
+    assert [bool(answer.error) for answer in answers] == [True] + [False] * 20
+
+
 def test_short_clips_are_shown_together_and_no_answer_differs(
     colour_model: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
