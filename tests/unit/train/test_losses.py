@@ -354,6 +354,11 @@ class TestRivals:
         assert rivals.spatial_spectrum(moved, maps).abs().max() < 1e-5
         assert rivals.spatial_spectrum(stages(rng), maps).min() > 1e-3
 
+    def test_attention_transfer_is_the_spectrum_of_maps_with_its_phases(self, rng):
+        ours, theirs = ([torch.tensor(rng.random((3, t, 5, 4))) for t in (7, 8)] for _ in range(2))
+        spectra = spectrum.spectrum_distillation(ours, theirs, form="complex", over="space-time")
+        torch.testing.assert_close(rivals.attention_transfer(ours, theirs), spectra)
+
     def test_fitnet_is_the_mean_squared_error(self, rng):
         ours, theirs = torch.from_numpy(rng.normal(size=(2, 3, 4, 5, 2, 2)))
         expected = ((ours - theirs) ** 2).reshape(3, -1).mean(1)
