@@ -18,6 +18,9 @@ MOST = 1e6
 class Command(click.Command):
     """A command whose foreseen errors end in one line and an exit code; a bug keeps its traceback."""
 
+    interrupted = "interrupted"
+    """What Ctrl-C is answered with."""
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -25,7 +28,7 @@ class Command(click.Command):
             click.echo(f"error: {printable(str(error))}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted", err=True)
+            click.echo(f"\n{self.interrupted}", err=True)
             sys.exit(130)
         except BrokenPipeError:
             raise

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cpd.errors import CpdError
+from cpd_serve.options import Command
 
 FILE = click.Path(path_type=Path)
 
@@ -48,19 +48,14 @@ class GateOption(click.ParamType):  # type: ignore[type-arg]
         return Gate(metric, Percent().convert(limit, param, ctx))
 
 
-class Commands(click.Group):
-    """Commands whose foreseen errors end in one line and an exit code; a bug keeps its traceback."""
+class Commands(Command, click.Group):
+    """Subcommands, which CI may cancel."""
+
+    interrupted = "interrupted: no verdict, and nothing was written"
 
     def invoke(self, ctx: click.Context) -> Any:
         signal.signal(signal.SIGTERM, _interrupt)  # CI cancels with SIGTERM
-        try:
-            return super().invoke(ctx)
-        except CpdError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted: no verdict, and nothing was written", err=True)
-            sys.exit(130)
+        return super().invoke(ctx)
 
 
 def how(command: Any) -> Any:
