@@ -25,7 +25,7 @@ class Result:
 
     kind: str
     """search: a weight on trial; fold: on trial too, tested on groups that the table does not test; final: for the
-    table; teacher."""
+    table; teacher, and fold teacher: what students of them learn from."""
     method: str
     weight: float
     seed: int

@@ -1,15 +1,12 @@
 """Methods x weights x seeds on one data set, resumed where it stopped, and the table they make.
 
-    cpd-pipeline run benchmarks/distillation/miracl.yaml --until teacher
-    python benchmarks/distillation/run.py search benchmarks/distillation/miracl.yaml
-    python benchmarks/distillation/run.py final  benchmarks/distillation/miracl.yaml
-    python benchmarks/distillation/run.py table  benchmarks/distillation/miracl.yaml
-    python benchmarks/distillation/run.py folds  benchmarks/distillation/miracl.yaml --set name=miracl-folds
+    python benchmarks/distillation/run.py final mine.yaml other.yaml
 
-``search`` tries every weight of every method and never looks at a test clip; ``final`` trains with the weight that was
-best on the validation split. Every training is a line of ``results/<name of the pipeline>.jsonl``; what stands there is
-not trained again. ``--seed`` divides the work between processes; methods of one seed share the teacher's answers.
-``folds`` is a search on all groups that do not test, two of them left out at a time.
+trains their teachers, tries every weight of every method, and trains each with the one that was best on the validation
+split; ``search`` does the second alone, and never looks at a test clip. ``folds`` is a search on all groups that do not
+test, two of them left out at a time. ``table`` prints what is recorded. Every training is a line of ``results/<name of
+the pipeline>.jsonl``; what stands there is not trained again. ``--seed`` divides the work between processes; methods of
+one seed share the teacher's answers.
 """
 
 from __future__ import annotations
@@ -30,26 +27,27 @@ import numpy as np
 from methods import FORMS, METHODS
 from results import Result, append, best_weight, packed, read, search_table, table, together
 
+from cpd.cli import Commands
 from cpd.config import Distill, Pipeline
 from cpd.config_file import load_config
+from cpd.errors import CpdError, DataError
 from cpd.stages import run_pipeline
-from cpd_train.sources import find_clips
+from cpd_train.sources import Found, find_clips
 
 HERE = Path(__file__).parent
 ALL = METHODS | FORMS
-Row = dict[str, Any]
-"""Of a list file."""
 SEARCH_SEED = 100
 """First of the seeds of trials, which the table's seeds have nothing in common with."""
 
 OF_METHODS = set(METHODS["ce"].section(0)) | Distill().weights.keys()
 """Keys of ``distill:`` that a method decides, or that one may."""
 
-pipeline_argument = click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
+pipeline_argument = click.argument("pipeline", type=click.Path(path_type=Path))
+pipelines_argument = click.argument("pipelines", type=click.Path(path_type=Path), nargs=-1, required=True)
 method_option = click.option(
     "--method", "methods", multiple=True, type=click.Choice([*METHODS, *FORMS]), help="Default: all."
 )
-seed_option = click.option("--seed", "seeds", multiple=True, type=int)
+seed_option = click.option("--seed", "seeds", multiple=True, type=click.IntRange(0))
 set_option = click.option("--set", "overrides", multiple=True, help="As cpd-pipeline's --set.")
 
 
@@ -68,52 +66,54 @@ leave_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def main() -> None:
     """Compares ways to distil."""
 
 
 @main.command()
-@pipeline_argument
+@pipelines_argument
 @method_option
 @seed_option
 @set_option
-def search(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+def search(
+    pipelines: tuple[Path, ...], methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]
+) -> None:
     """Try every weight of every method; default: with one seed."""
-    runs = Runs(pipeline, overrides)
-    for seed in seeds or (SEARCH_SEED,):
-        for method in methods or ALL:
-            for weight in ALL[method].weights:
-                runs.bring("search", method, weight, seed)
-    click.echo(search_table(read(runs.path), list(ALL)))
+    for pipeline in pipelines:
+        runs = Runs(pipeline, overrides)
+        for seed in seeds or (SEARCH_SEED,):
+            for method in methods or ALL:
+                runs.search(method, seed)
+        click.echo(search_table(read(runs.path), list(ALL)))
 
 
 @main.command()
-@pipeline_argument
+@pipelines_argument
 @method_option
 @seed_option
 @searched_option
 @leave_option
 @set_option
 def final(
-    pipeline: Path,
+    pipelines: tuple[Path, ...],
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     searched: str | None,
     leave_out: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time."""
-    runs = runs_of(pipeline, overrides, leave_out)
-    trials = read(recorded(searched or runs.config.name))
-    for seed in seeds or runs.seeds:
-        runs.bring_teacher(seed)
-        for method in methods or METHODS:
-            weight = best_weight(trials, ALL[method].weight_of or method)
-            if weight is None:
-                raise click.ClickException(f"{method} has no weight yet: search first")
-            runs.bring("final", method, weight, seed)
-    click.echo(runs.table(read(runs.path)))
+    """Train every method with its best weight; default: seeds 0 to 4, one seed of all methods at a time.
+
+    A method whose weights were not searched yet is searched first, unless --searched says where that was done.
+    """
+    for pipeline in pipelines:
+        runs = runs_of(pipeline, overrides, leave_out)
+        weights = {method: runs.weight(method, searched) for method in methods or METHODS}
+        for seed in seeds or runs.seeds:
+            for method, weight in weights.items():
+                runs.bring("final", method, weight, seed)
+        click.echo(runs.table(read(runs.path)))
 
 
 @main.command()
@@ -127,15 +127,16 @@ def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], over
     A teacher for each fold, and with ``--method`` students of every weight. Seeds count through the folds and then
     through them again, with the same teachers. Settings of a teacher on trial are told apart by ``--set name=...``.
     """
-    runs = LeaveOut(pipeline, overrides, size=2, seen=lambda clip: clip["split"] != "test")
+    runs = LeaveOut(pipeline, overrides, size=2, of_teacher="fold teacher", seen=lambda clip: clip.split != "test")
+    for method in methods:
+        if not ALL[method].weights and ALL[method].weight_of not in methods:
+            runs.weight(method, runs.config.name)  # refused before a teacher is trained
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
         for method in methods:
-            for weight in ALL[method].weights or (best_weight(read(runs.path), ALL[method].weight_of),):
-                if weight is None:
-                    raise click.ClickException(f"{method} has the weight of {ALL[method].weight_of}: search that first")
+            for weight in ALL[method].weights or (runs.weight(method, runs.config.name),):
                 runs.bring("fold", method, weight, seed)
-    tops = {one.seed: float(one.right.mean()) for one in read(runs.path) if one.kind == "teacher"}
+    tops = {one.seed: float(one.right.mean()) for one in read(runs.path) if one.kind == runs.of_teacher}
     told = ", ".join(f"fold {seed} {top:.1%}" for seed, top in sorted(tops.items()))
     click.echo(f"{search_table(read(runs.path), list(ALL))}\n\nteachers: {np.mean(list(tops.values())):.1%} ({told})")
 
@@ -149,6 +150,8 @@ def show(pipeline: Path, others: tuple[str, ...], leave_out: int | None, overrid
     """Print what is recorded; train nothing."""
     runs = runs_of(pipeline, overrides, leave_out)
     results = all_of(runs.config.name, others)
+    if not results:
+        raise CpdError(f"{runs.path}: nothing is recorded yet", "train first: run.py final")
     click.echo(f"{search_table(results, list(ALL))}\n\n{runs.table(results)}")
 
 
@@ -158,20 +161,50 @@ class Runs:
     seeds = range(5)
     """Of the table."""
 
-    def __init__(self, pipeline: Path, overrides: tuple[str, ...]) -> None:
+    def __init__(self, pipeline: Path, overrides: tuple[str, ...], of_teacher: str = "teacher") -> None:
+        self.of_teacher = of_teacher
         self.config = load_config(pipeline, overrides)
         self.path = recorded(self.config.name)
         self.made = made_by()
         self.settings = settings_of(self.config)
         if any(one.settings not in ("", self.settings) for one in read(self.path)):
-            raise click.ClickException(f"{self.path} holds results of other settings: give these a --set name=... too")
+            raise CpdError(f"{self.path}: holds results of other settings", "give these a name too: --set name=...")
         self.memory: tuple[int, Any] = (-1, None)
+        self.brought: set[Path] = set()
+
+    def weight(self, method: str, searched: str | None) -> float:
+        """The weight of a method that was best on validation clips, by what is recorded under the name ``searched``.
+
+        Without such a name it is by this pipeline's own trials, which are made if need be.
+        """
+        method = ALL[method].weight_of or method
+        if len(ALL[method].weights) == 1:
+            return ALL[method].weights[0]
+        path = recorded(searched or self.config.name)
+        found = best_weight(read(path), method)
+        if found is None and searched is None:
+            self.search(method, SEARCH_SEED)
+            found = best_weight(read(path), method)
+        if found is None:
+            raise CpdError(f"{path}: has no trials of {method}", f'search first, or with folds: --method "{method}"')
+        return found
+
+    def search(self, method: str, seed: int) -> None:
+        """Trains a student with every weight of a method."""
+        if self.of(seed).data.train_on_validation:
+            raise CpdError(
+                f"{self.config.name}: has no validation clips to choose the weight of {method} by",
+                "choose it elsewhere: --searched NAME",
+            )
+        for weight in ALL[method].weights:
+            self.bring("search", method, weight, seed)
 
     def bring(self, kind: str, method: str, weight: float, seed: int) -> None:
         """Trains a student, unless that is done."""
         done = {(one.kind, one.method, one.weight, one.seed) for one in read(self.path)}
         if (kind, method, weight, seed) in done:
             return
+        self.bring_teacher(seed)
         from cpd_train import distill
         from cpd_train.answers import Memory
 
@@ -207,7 +240,8 @@ class Runs:
         """Who each test clip of a seed is of, where the list says so."""
         data = self.of(seed).data
         found = [] if data.rendered else find_clips(data)
-        return [clip.group for clip in found if clip.split == "test"]
+        groups = [clip.group for clip in found if clip.split == "test"]
+        return groups if len(set(groups)) < len(groups) else []
 
     def of(self, seed: int) -> Pipeline:  # noqa: ARG002  # one for all seeds, but where a fold has its own
         """The pipeline whose data and teacher a seed uses."""
@@ -216,13 +250,16 @@ class Runs:
     def bring_teacher(self, seed: int) -> None:
         """Brings the teacher of a seed up to date, and records what it reaches."""
         config = self.of(seed)
+        if config.run_dir in self.brought:
+            return
         run_pipeline(config, until="teacher")
-        if any((one.kind, one.seed) == ("teacher", config.seed) for one in read(self.path)):
+        self.brought.add(config.run_dir)
+        if any((one.kind, one.seed) == (self.of_teacher, config.seed) for one in read(self.path)):
             return
         folder = config.run_dir / "teacher"
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         result = Result(
-            "teacher", "", 0, config.seed,
+            self.of_teacher, "", 0, config.seed,
             validation=curve(rows),
             learned_weights=[],
             seconds=round(sum(row["seconds"] for row in rows), 1),
@@ -254,29 +291,38 @@ class LeaveOut(Runs):
     """
 
     def __init__(
-        self, pipeline: Path, overrides: tuple[str, ...], size: int, seen: Callable[[Row], bool] = lambda _: True
+        self,
+        pipeline: Path,
+        overrides: tuple[str, ...],
+        size: int,
+        of_teacher: str = "teacher",
+        seen: Callable[[Found], bool] = lambda _: True,
     ) -> None:
-        super().__init__(pipeline, overrides)
-        with Path(str(self.config.data.list)).open(newline="") as file:
-            self.clips = [clip for clip in csv.DictReader(file) if seen(clip)]
-        groups = sorted({clip["group"] for clip in self.clips})
+        super().__init__(pipeline, overrides, of_teacher)
+        self.clips = [clip for clip in find_clips(self.config.data) if seen(clip)]
+        groups = sorted({clip.group for clip in self.clips})
         count = math.ceil(len(groups) / size)
+        if len(groups) == len(self.clips):
+            raise DataError(f"{pipeline}: names no groups to leave out", "give data.list a column group")
+        if count < 2:
+            raise DataError(f"{pipeline}: has {len(groups)} groups, and {size} left out leave none", "leave out fewer")
         self.folds = [groups[start::count] for start in range(count)]
         self.seeds = range(len(self.folds))
 
     def of(self, seed: int) -> Pipeline:
         fold = seed % len(self.folds)
         out = self.folds[fold]
-        run_dir = self.config.run_dir / "-".join(out)
+        run_dir = self.config.run_dir / re.sub(r"\W+", "-", "-".join(map(str, (fold, *out))))[:100]
         path = run_dir.with_name(f"{run_dir.name}.csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["path", "label", "group", "split"])
-            writer.writeheader()
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "group", "split"])
             for clip in self.clips:
-                writer.writerow(clip | {"split": "test" if clip["group"] in out else "train"})
-        root = self.config.data.root or Path(str(self.config.data.list)).parent
-        data = self.config.data.model_copy(update={"list": path, "root": root, "train_on_validation": True})
+                split = "test" if clip.group in out else "train"
+                writer.writerow([clip.path.absolute(), clip.label, clip.group, split])
+        chosen = {"list": path, "folder": None, "format": "csv", "root": None, "train_on_validation": True}
+        data = self.config.data.model_copy(update=chosen)
         return self.config.model_copy(update={"seed": fold, "data": data, "output": run_dir})
 
 
@@ -292,7 +338,7 @@ def all_of(name: str, others: tuple[str, ...] = ()) -> list[Result]:
         try:
             results = together(results, read(recorded(other)))
         except ValueError as error:
-            raise click.ClickException(f"{recorded(other)}: {error}") from error
+            raise CpdError(f"{recorded(other)}: {error}") from error
     return results
 
 
