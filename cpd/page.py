@@ -79,6 +79,9 @@ CURVES: Sequence[tuple[str, str, Written, Written]] = (
 )
 """Of both models: title, key in metrics.jsonl, how its values are written, and how on the axis."""
 
+OF_TERMS = (("Loss terms", "loss"), ("Learned weights", "learned_weights"))
+"""Of one model: title, and section of metrics.jsonl that has a value for each term."""
+
 VERDICTS = {
     "pass": "Every gate is passed.",
     "fail": "At least one gate failed.",
@@ -221,18 +224,19 @@ def _charts(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[LineCha
         series = [Series(role, role, _points(rows, key)) for role, rows in flat.items()]
         charts.append(line_chart(title, series, written, on_axis))
     for role, rows in flat.items():
-        terms = list(dict.fromkeys(key for row in rows for key in row if key.startswith("loss ")))
-        if len(terms) > 1:
+        for title, section in OF_TERMS:
+            keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(f"{section} ")))
             series = [
-                Series(_term(key), f"term{n % TERM_COLOURS}", _above_0(_points(rows, key)))
-                for n, key in enumerate(terms)
+                Series(_term(key, section), f"term{n % TERM_COLOURS}", _above_0(_points(rows, key)))
+                for n, key in enumerate(keys)
             ]
-            charts.append(line_chart(f"Weighted loss terms of the {role}", series, small, small, logarithmic=True))
+            if len(series) > 1:
+                charts.append(line_chart(f"{title} of the {role}", series, small, small, logarithmic=True))
     return [chart for chart in charts if chart.lines]
 
 
-def _term(key: str) -> str:
-    return key.removeprefix("loss ").replace("_", " ")
+def _term(key: str, section: str) -> str:
+    return key.removeprefix(f"{section} ").replace("_", " ")
 
 
 def _above_0(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

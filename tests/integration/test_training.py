@@ -348,6 +348,14 @@ def test_a_teacher_born_again_learns_from_the_one_before_it(taught, tmp_path):
     assert first_row["learned_weights"] != last_row["learned_weights"], "its noise is learned"
 
 
+def test_losses_are_told_before_they_are_weighed(taught):
+    told = []
+    for collaboration, weight in (("fixed", 1), ("fixed", 1e-6), ("learned", 1e-6)):
+        distill.run(config_of(distill={"spectrum": {"weight": weight}, "collaboration": collaboration}), taught)
+        told.append(metrics_of(taught, "student")[0]["loss"]["spectrum"])
+    assert told == pytest.approx([told[0]] * 3, rel=0.2)
+
+
 def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taught):
     section = {"spectrum": {"align": "channels"}, "parameters": {"weight": 0, "start": "teacher"}}
     distill.run(config_of(distill=section), taught)

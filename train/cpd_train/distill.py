@@ -130,7 +130,7 @@ class Collaboration(Step):
         if confidence is not None:
             heard = [name for name, term in terms.items() if term.dim() and name != "cross_entropy"]
             terms |= {name: confidence * terms[name] for name in heard}
-        self.of_clips = {name: term.detach() for name, term in terms.items() if term.dim()}
+        self.losses = {name: term.detach() for name, term in terms.items()}
         self._now = dict(self.weights)
         if "parameters" in self._now and self.distill.parameters.decay:
             self._now["parameters"] *= 1 - progress

@@ -31,8 +31,8 @@ class Step(ABC):
 
     learned: Sequence[nn.Parameter] = ()
     """Further parameters to learn (adapters, noise levels), not decayed and not kept."""
-    of_clips: Mapping[str, Tensor] = MappingProxyType({})
-    """The latest terms that have a value for each clip, (batch,), before they were averaged."""
+    losses: Mapping[str, Tensor] = MappingProxyType({})
+    """The latest terms before they were weighed, detached: scalars, or (batch,) where each clip has a value."""
 
     @abstractmethod
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -112,8 +112,8 @@ def fit(
                     raise _not_finite(terms, step, role, epoch, index, batch, training, kept)
                 optimiser.step()
                 schedule.step()
-                for name, term in terms.items():
-                    sums[name] += term.detach()
+                for name, term in step.losses.items():
+                    sums[name] += term.mean()
             seconds = time.perf_counter() - began
             on_gpu = busy.take()
             _check_weights(model, role, epoch, kept)
@@ -229,8 +229,8 @@ def _not_finite(
     """Names the term and the clips that it fails for, or the first of the batch where it is of none alone."""
     name = next((name for name, term in terms.items() if not torch.isfinite(term)), "")
     rows = list(range(len(batch.views)))
-    if name in step.of_clips:
-        rows = (~torch.isfinite(step.of_clips[name])).nonzero().flatten().tolist() or rows
+    if name and step.losses[name].dim():
+        rows = (~torch.isfinite(step.losses[name])).nonzero().flatten().tolist() or rows
     paths = [loader.clips[batch.views[row][0]].path for row in rows]
     clips = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:4]) + (" …" if len(paths) > 4 else "")
     what = f"the {name} loss" if name else "the gradient of the loss"

@@ -79,4 +79,6 @@ class FromLabels(Step):
         with networks_in(batch.frames.device, self._precision):
             logits = self._model(batch.frames)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._section.label_smoothing)
-        return {"cross_entropy": loss}
+        terms = {"cross_entropy": loss}
+        self.losses = {name: term.detach() for name, term in terms.items()}
+        return terms
