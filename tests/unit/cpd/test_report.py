@@ -151,7 +151,8 @@ def test_the_page_shows_everything_and_needs_nothing(run_dir, config):
         "export/student.trt", "built, not run", "no NVIDIA driver here (libcuda.so.1)", "3.3e-6", "410 kB",
         "torch = onnxruntime", "drift <left>", "1,216 clips of 2 classes", "1 clip left out", "a & b.mp4",
         "no frame can be decoded", "a processor", "1.31.1", "80.0 %", "Every epoch of the teacher",
-        "loss cross entropy", "Loss terms of the student", "Learned weights of the student", "200 runs in turns", "8.2× faster", "graph 2.4e-7",
+        "loss cross entropy", "Loss terms of the student", "Learned weights of the student", "200 runs in turns",
+        "8.2× faster", "graph 2.4e-7",
         "operator Det", "student.stream.onnx", "0.7 to 0.9",
     ):  # fmt: skip
         assert text in shown, text
