@@ -88,6 +88,7 @@ FORMS = {
     "start, spectrum over time, evidence": Method(lambda weight: _spectrum("teacher", evidence=weight)(1), (0.3, 1)),
     "fitted, attention": Method(_started("attention", "fitted"), weight_of="attention"),
     "method, with phases": Method(_method(form="complex"), (0.03,)),
+    "method, of maps": Method(_method(align="attention"), (0.03, 0.1)),
     "method, of maps with phases": Method(_method(form="complex", align="attention"), (0.3, 1)),
     "unfitted": Method(_unfitted(), (0.03, 0.1, 0.3, 1)),
     "unfitted without spectrum": Method(lambda _: _unfitted()(0), weight_of="unfitted"),

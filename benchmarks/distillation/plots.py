@@ -1,16 +1,14 @@
-"""What the method does, drawn: learning curves, temporal spectra, kernels' frequencies, learned weights.
+"""What the method does, as SVG: accuracies, learning curves, temporal spectra, kernels' frequencies, learned weights.
 
-    python benchmarks/distillation/plots.py benchmarks/distillation/miracl-ten.yaml --searched distillation-miracl
-
-writes SVG files into docs/images. Needs the ``plots`` extra, and the run folder with the students of seed 0.
+Needs the ``plots`` extra.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import click
 import matplotlib as mpl
 
 mpl.use("svg")
@@ -19,9 +17,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from methods import METHODS
-from results import Result, best_weight, latest, read
-from run import all_of, leave_option, recorded, runs_of, set_option, with_option
+from results import Result, best_weight, latest
 
+from cpd.clip import ClipSpec
 from cpd.dataset import evenly, read_clips
 from cpd.video import read_clip
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients
@@ -29,56 +27,33 @@ from cpd_train.losses.spectrum import attention_maps, temporal_spectrum
 from cpd_train.models import VideoClassifier, read_checkpoint
 from cpd_train.terms import spatial_kernels
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
 CLIPS = 100
 """Test clips whose spectra are averaged."""
 STAGES = 4
 
+mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
-@click.command()
-@click.argument("pipeline", type=click.Path(exists=True, path_type=Path))
-@click.option("--method", type=click.Choice(list(METHODS)), default="method", help="Whose student is shown.")
-@click.option("--searched", help="Name of the pipeline whose search gave the learning curves; default: this one's.")
-@with_option
-@leave_option
-@set_option
-@click.option("--recorded", "recorded_only", is_flag=True, help="Draw what needs no run folder alone.")
-def main(
-    pipeline: Path,
-    method: str,
-    searched: str | None,
-    others: tuple[str, ...],
-    leave_out: int | None,
-    overrides: tuple[str, ...],
-    recorded_only: bool,
-) -> None:
-    """Draws what is recorded of a pipeline; of folds, the networks are those of the first."""
-    mpl.rcParams |= {"svg.hashsalt": "cpd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    runs = runs_of(pipeline, overrides, leave_out)
-    results = all_of(runs.config.name, others)
-    trials = read(recorded(searched or runs.config.name))
+
+def of_results(results: Sequence[Result], trials: Sequence[Result], method: str) -> dict[str, Figure]:
+    """What needs no run folder."""
+    figures = {"accuracies": accuracies(results)}
     if any(trial.kind == "search" for trial in trials):
-        save(learning_curves(trials), "learning-curves")
-    save(accuracies(results), "accuracies")
-    finals = latest(results)
-    learned = [one.learned_weights for one in finals if one.method == method]
+        figures["learning-curves"] = learning_curves(trials)
+    learned = [one.learned_weights for one in latest(results) if one.method == method]
     if learned and all(learned):
-        save(learned_weights(learned), "learned-weights")
-    if recorded_only:
-        return
-    config = runs.of(0)
-    models = {"teacher": read_checkpoint(config.run_dir / "teacher/teacher.safetensors").model}
-    for name, chosen in (("student alone", "ce"), ("student with the method", method)):
-        weight = next(one.weight for one in finals if one.method == chosen)
-        models[name] = read_checkpoint(runs.place("final", chosen, weight, 0) / "student/student.safetensors").model
-    clips = read_clips(config.run_dir / "data/clips.csv", "test")
-    some = evenly(clips, CLIPS)
-    frames = torch.from_numpy(np.stack([read_clip(clip.path, config.clip.spec()) for clip in some]))
-    save(spectra(models, frames), "temporal-spectra")
-    save(kernels(models), "kernel-frequencies")
+        figures["learned-weights"] = learned_weights(learned)
+    return figures
 
 
-def accuracies(results: list[Result]) -> Figure:
+def of_networks(checkpoints: Mapping[str, Path], clips: Path, spec: ClipSpec) -> dict[str, Figure]:
+    """What the networks themselves say of the test clips of a table of clips."""
+    models = {name: read_checkpoint(path).model for name, path in checkpoints.items()}
+    some = evenly(read_clips(clips, "test"), CLIPS)
+    frames = torch.from_numpy(np.stack([read_clip(clip.path, spec) for clip in some]))
+    return {"temporal-spectra": spectra(models, frames), "kernel-frequencies": kernels(models)}
+
+
+def accuracies(results: Sequence[Result]) -> Figure:
     """Test top-1 of each method: a dot for each seed, a bar for the mean; the teacher's as a line."""
     tops = defaultdict(list)
     for result in latest(results):
@@ -96,7 +71,7 @@ def accuracies(results: list[Result]) -> Figure:
     return figure
 
 
-def learning_curves(results: list[Result]) -> Figure:
+def learning_curves(results: Sequence[Result]) -> Figure:
     """Validation top-1 after each epoch of the search, mean over its seeds, with each method's best weight."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     curves = defaultdict(list)
@@ -153,11 +128,8 @@ def kernels(models: dict[str, VideoClassifier]) -> Figure:
     return figure
 
 
-def save(figure: Figure, name: str) -> None:
-    path = IMAGES / f"method-{name}.svg"
-    figure.savefig(path, metadata={"Date": None})
-    click.echo(path)
-
-
-if __name__ == "__main__":
-    main()
+def save(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Writes ``method-<name>.svg`` files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"method-{name}.svg", metadata={"Date": None})

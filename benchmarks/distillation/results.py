@@ -41,6 +41,8 @@ class Result:
     """Commit, date and machine."""
     settings: str = ""
     """Digest of what the pipeline said but for its seed; empty in results older than this."""
+    clips: str = ""
+    """Digest of the clips there were, and how many groups a fold leaves out; empty in results older than this."""
 
     @property
     def right(self) -> Right:

@@ -5,8 +5,8 @@
 trains their teachers, tries every weight of every method, and trains each with the one that was best on the validation
 split; ``search`` does the second alone, and never looks at a test clip. ``folds`` is a search on all groups that do not
 test, two of them left out at a time. ``table`` prints what is recorded. Every training is a line of ``results/<name of
-the pipeline>.jsonl``; what stands there is not trained again. ``--seed`` divides the work between processes; methods of
-one seed share the teacher's answers.
+the pipeline>.jsonl``, beside which ``final`` writes the tables as ``.md``; what stands there is not trained again.
+``--seed`` divides the work between processes; methods of one seed share the teacher's answers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 import click
 import numpy as np
 from methods import FORMS, METHODS
-from results import Result, append, best_weight, packed, read, search_table, table, together
+from results import Result, append, best_weight, latest, packed, read, search_table, table, together
 
 from cpd.cli import Commands
 from cpd.config import Distill, Pipeline
 from cpd.config_file import load_config
-from cpd.errors import CpdError, DataError
+from cpd.errors import BusyError, CpdError, DataError, TrainingError
 from cpd.stages import run_pipeline
 from cpd_train.sources import Found, find_clips
 
@@ -38,6 +38,8 @@ HERE = Path(__file__).parent
 ALL = METHODS | FORMS
 SEARCH_SEED = 100
 """First of the seeds of trials, which the table's seeds have nothing in common with."""
+BUSY_S = 5.0
+"""Between looks whether another process is done with a run folder."""
 
 OF_METHODS = set(METHODS["ce"].section(0)) | Distill().weights.keys()
 """Keys of ``distill:`` that a method decides, or that one may."""
@@ -113,7 +115,9 @@ def final(
         for seed in seeds or runs.seeds:
             for method, weight in weights.items():
                 runs.bring("final", method, weight, seed)
-        click.echo(runs.table(read(runs.path)))
+        told = runs.table(read(runs.path))
+        runs.path.with_suffix(".md").write_text(f"{search_table(read(runs.path), list(ALL))}\n\n{told}\n")
+        click.echo(told)
 
 
 @main.command()
@@ -155,22 +159,78 @@ def show(pipeline: Path, others: tuple[str, ...], leave_out: int | None, overrid
     click.echo(f"{search_table(results, list(ALL))}\n\n{runs.table(results)}")
 
 
+@main.command()
+@pipeline_argument
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the SVG files.")
+@click.option("--method", type=click.Choice([*METHODS, *FORMS]), default="method", help="Whose student is shown.")
+@searched_option
+@with_option
+@leave_option
+@set_option
+@click.option("--recorded", "recorded_only", is_flag=True, help="Draw what needs no run folder alone.")
+def plots(
+    pipeline: Path,
+    output: Path,
+    method: str,
+    searched: str | None,
+    others: tuple[str, ...],
+    leave_out: int | None,
+    overrides: tuple[str, ...],
+    recorded_only: bool,
+) -> None:
+    """Draw what is recorded, and what the students of seed 0 do; of folds, that is the first."""
+    try:
+        from plots import of_networks, of_results, save
+    except ModuleNotFoundError as error:
+        raise CpdError(f"{error.name} is not installed", "pip install 'cpd[plots]'") from error
+    runs = runs_of(pipeline, overrides, leave_out)
+    results = all_of(runs.config.name, others)
+    save(of_results(results, read(recorded(searched or runs.config.name)), method), output)
+    if not recorded_only:
+        home = runs.of(0)
+        weights = {one.method: one.weight for one in latest(results) if one.seed == 0}
+        students = {"student alone": "ce", "student with the method": method}
+        missing = [name for name in students.values() if name not in weights]
+        if missing:
+            raise CpdError(f"{runs.path}: has no {missing[0]} of seed 0", "train it, or draw with --recorded")
+        places = {told: runs.place("final", name, weights[name], 0) for told, name in students.items()}
+        checkpoints = {told: place / "student/student.safetensors" for told, place in places.items()}
+        checkpoints = {"teacher": home.run_dir / "teacher/teacher.safetensors", **checkpoints}
+        save(of_networks(checkpoints, home.run_dir / "data/clips.csv", home.clip.spec()), output)
+    click.echo(f"{output}: drawn")
+
+
 class Runs:
     """The trainings of one pipeline, done and to be done."""
 
     seeds = range(5)
     """Of the table."""
 
-    def __init__(self, pipeline: Path, overrides: tuple[str, ...], of_teacher: str = "teacher") -> None:
+    def __init__(self, pipeline: Path, overrides: tuple[str, ...], size: int = 0, of_teacher: str = "teacher") -> None:
         self.of_teacher = of_teacher
         self.config = load_config(pipeline, overrides)
         self.path = recorded(self.config.name)
         self.made = made_by()
         self.settings = settings_of(self.config)
-        if any(one.settings not in ("", self.settings) for one in read(self.path)):
-            raise CpdError(f"{self.path}: holds results of other settings", "give these a name too: --set name=...")
+        self.clips = [] if self.config.data.rendered else find_clips(self.config.data)
+        self.digest = digest_of([[clip.path.name, clip.label, clip.split] for clip in self.clips])
+        self.digest += f"/{size}" if size else ""
+        for one in read(self.path):
+            self.check(one)
         self.memory: tuple[int, Any] = (-1, None)
         self.brought: set[Path] = set()
+
+    def check(self, one: Result) -> None:
+        """Refuses to add to results of other settings, clips or folds."""
+        other = ""
+        if one.settings not in ("", self.settings):
+            other = "settings"
+        elif one.clips and one.clips.split("/")[0] != self.digest.split("/")[0]:
+            other = "clips"
+        elif one.clips and one.clips != self.digest and one.kind in ("final", "teacher", self.of_teacher):
+            other = "folds"
+        if other:
+            raise CpdError(f"{self.path}: holds results of other {other}", "give these a name too: --set name=...")
 
     def weight(self, method: str, searched: str | None) -> float:
         """The weight of a method that was best on validation clips, by what is recorded under the name ``searched``.
@@ -187,6 +247,12 @@ class Runs:
             found = best_weight(read(path), method)
         if found is None:
             raise CpdError(f"{path}: has no trials of {method}", f'search first, or with folds: --method "{method}"')
+        if (
+            "/" in self.digest
+            and self.of_teacher == "teacher"
+            and any((one.kind, one.method) == ("fold", method) for one in read(path))
+        ):
+            click.echo(f"{method}: its weight was chosen on people whom some of these folds test", err=True)
         return found
 
     def search(self, method: str, seed: int) -> None:
@@ -214,7 +280,15 @@ class Runs:
         if self.memory[0] != seed:
             self.memory = seed, Memory(int(config.distill.cache_gb * 1e9))
         began = time.perf_counter()
-        distill.run(config, run_dir, self.memory[1])
+        try:
+            distill.run(config, run_dir, self.memory[1])
+        except TrainingError as error:
+            if kind != "search":
+                raise
+            click.echo(f"search {method} {weight:g} seed {seed}: {error}", err=True)
+            diverged = Result(kind, method, weight, seed, [0.0], "", 0, [], 0.0, self.made, self.settings, self.digest)
+            append(self.path, diverged)
+            return
         rows = [json.loads(line) for line in (run_dir / "student/metrics.jsonl").read_text().splitlines()]
         untested = {"test_right": "", "test_clips": 0}
         result = Result(
@@ -224,6 +298,7 @@ class Runs:
             seconds=round(time.perf_counter() - began, 1),
             made=self.made,
             settings=self.settings,
+            clips=self.digest,
             **(untested if kind == "search" else tested(run_dir / "student/test_logits.npz")),
         )  # fmt: skip
         append(self.path, result)
@@ -252,7 +327,13 @@ class Runs:
         config = self.of(seed)
         if config.run_dir in self.brought:
             return
-        run_pipeline(config, until="teacher")
+        while True:
+            try:
+                run_pipeline(config, until="teacher")
+                break
+            except BusyError as error:
+                click.echo(f"waiting: {error}", err=True)
+                time.sleep(BUSY_S)
         self.brought.add(config.run_dir)
         if any((one.kind, one.seed) == (self.of_teacher, config.seed) for one in read(self.path)):
             return
@@ -265,6 +346,7 @@ class Runs:
             seconds=round(sum(row["seconds"] for row in rows), 1),
             made=self.made,
             settings=self.settings,
+            clips=self.digest,
             **tested(folder / "test_logits.npz"),
         )  # fmt: skip
         append(self.path, result)
@@ -298,8 +380,8 @@ class LeaveOut(Runs):
         of_teacher: str = "teacher",
         seen: Callable[[Found], bool] = lambda _: True,
     ) -> None:
-        super().__init__(pipeline, overrides, of_teacher)
-        self.clips = [clip for clip in find_clips(self.config.data) if seen(clip)]
+        super().__init__(pipeline, overrides, size, of_teacher)
+        self.clips = [clip for clip in self.clips if seen(clip)]
         groups = sorted({clip.group for clip in self.clips})
         count = math.ceil(len(groups) / size)
         if len(groups) == len(self.clips):
@@ -365,6 +447,10 @@ def settings_of(config: Pipeline) -> str:
     parts["data"] = {key: value for key, value in parts["data"].items() if key not in ("list", "folder", "root")}
     for section in ("data", "distill"):
         del parts[section]["cache_gb"]
+    return digest_of(parts)
+
+
+def digest_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -76,6 +76,7 @@ def test_one_command_teaches_searches_and_compares_and_continues_where_it_stoppe
         assert [weight for _, weight, _ in tried] == [0.3, 0.5, 0.7, 0.9]
         assert {method for method, _, _ in tried} == {"kd"}, "there is one weight for CE, so nothing to search"
         assert [method for method, _, _ in recorded(path, "final")] == ["ce", "kd"]
+    assert "| kd | 0.3: " in (tmp_path / "results" / "mine.md").read_text()
     before = (tmp_path / "results" / "mine.jsonl").read_text()
     code, lines = compare("final", *asked)
     assert code == 0
@@ -95,6 +96,38 @@ def test_folds_to_choose_by_and_folds_to_test_on_have_teachers_of_their_own(comp
     (fold,) = (tmp_path / "runs" / "mine").glob("1-*.csv")
     tested = {row["group"] for row in csv.DictReader(fold.read_text().splitlines()) if row["split"] == "test"}
     assert tested == {"bob/2", "eve"}
+
+
+@pytest.mark.slow
+def test_a_weight_that_diverges_loses_and_others_go_on(compare, own, tmp_path, monkeypatch):
+    from cpd.errors import TrainingError
+    from cpd_train import distill
+
+    train = distill.run
+
+    def fails_at_03(config, *rest):
+        if config.distill.logits == 0.3:
+            raise TrainingError("the logits loss of the student is not finite")
+        return train(config, *rest)
+
+    monkeypatch.setattr(distill, "run", fails_at_03)
+    code, lines = compare("search", own, "--method", "kd")
+    assert code == 0
+    assert "search kd 0.3 seed 100: the logits loss of the student is not finite" in lines
+    assert any(line.startswith("| kd | 0.3: 0.0 % (1), 0.5: ") for line in lines)
+
+
+@pytest.mark.slow
+def test_results_of_other_clips_or_folds_are_not_taken_for_these(compare, own, tmp_path):
+    assert compare("final", own, "--method", "ce", "--seed", "7")[0] == 0
+    other = tmp_path / "other.yaml"
+    other.write_text(PIPELINE.replace("clips.csv", "other.csv"))
+    (tmp_path / "other.csv").write_text((tmp_path / "clips.csv").read_text().replace("dark,", "night,"))
+    for arguments, what in (((other,), "clips"), ((own, "--leave-out", "2"), "folds")):
+        code, lines = compare("final", *arguments, "--method", "ce", "--seed", "7")
+        assert code == 1
+        assert any(f"holds results of other {what} (give these a name too" in line for line in lines)
+    assert compare("final", own, "--set", "student.epochs=2", "--method", "ce")[0] == 1
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(compare, own, tmp_path):
