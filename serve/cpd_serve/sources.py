@@ -32,7 +32,7 @@ WAITING_FRAMES = 8
 RETRY_S = (1.0, 30.0)
 """Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
 STOP_S = 1.0
-"""How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
+"""How long an ending waits for all its decoders. One that waits for a silent network is left to the process's end."""
 INDEX_LAST = (
     "an mp4 needs its index at its start, as ffmpeg -movflags faststart writes it, or a server that knows Range"
 )
@@ -118,9 +118,9 @@ class Source:
             self.waiting.clear()
             self._changed.notify_all()
 
-    def join(self) -> None:
-        """Waits for a stopped decoder."""
-        self._thread.join(STOP_S)
+    def join(self, timeout_s: float) -> None:
+        """Waits for a stopped decoder, up to so many seconds."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         ended = Ended(f"{self.name}: its decoder failed")  # a bug: its traceback is printed, and nobody waits
@@ -246,8 +246,9 @@ def open_sources(
     finally:
         for source in sources.all:
             source.stop()
+        until_s = monotonic() + STOP_S
         for source in sources.all:
-            source.join()
+            source.join(max(0.0, until_s - monotonic()))
 
 
 def is_live(name: str) -> bool:

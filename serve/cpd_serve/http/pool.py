@@ -75,6 +75,8 @@ class WorkerPool:
     async def __aexit__(self, *_: object) -> None:
         for keeper in self._keepers:
             keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
         for process in list(self._started):
             await self._end(process)
 
