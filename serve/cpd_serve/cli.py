@@ -48,7 +48,8 @@ def main() -> None:
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Videos labelled at once.  [default: one a CPU]")
 @click.option("--timeout", "timeout_s", type=POSITIVE, metavar="SECONDS",
-              help="Give a video up that takes longer.  [default: 600 with several workers]")  # fmt: skip
+              help="Give a video up that takes longer, with the model on the CPU.  "
+              "[default: 600 with several workers]")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print where the time went.")
 @click.option("--stream", is_flag=True, help="Label files, cameras and stream URLs as they go; prints JSON lines.")
 @click.option("--window", "window_s", default=2.0, show_default=True, type=POSITIVE, metavar="SECONDS",

@@ -40,12 +40,12 @@ def label(
     """
     check_decoder(question.decoder)
     videos = list(expand(sources))
-    workers = min(workers or usable_cpus(), len(videos))
+    asked, workers = workers is not None, min(workers or usable_cpus(), len(videos))
     failed = False
     # Several videos at once share the CPUs between them; one alone may use them all, but where it may be given up.
     threads = 1 if workers > 1 or timeout_s else None
     with open_engine(engine, provider, threads=threads, may_rebuild=rebuild) as runner:
-        for answer in answers_of(runner, videos, workers, question, timeout_s):
+        for answer in answers_of(runner, videos, workers, question, timeout_s, asked):
             failed |= bool(answer.error)
             if answer.error:
                 click.echo(f"error: {printable(answer.error)}", err=True)
@@ -57,9 +57,18 @@ def label(
 
 
 def answers_of(
-    runner: Runner, videos: Sequence[Path], workers: int, question: Question, timeout_s: float | None = None
-) -> Iterator[Answer]:
+    runner: Runner, videos: Sequence[Path], workers: int, question: Question, timeout_s: float | None = None,
+    asked: bool = False,
+) -> Iterator[Answer]:  # fmt: skip
     """An answer for every video, in order.
+
+    Args:
+        runner: the model.
+        videos: to label.
+        workers: how many of them at once.
+        question: what to ask of each.
+        timeout_s: a video that takes longer is given up; None for what is usual.
+        asked: whether the user named the workers, and is told where they cannot be processes.
 
     Raises:
         EngineError: a time limit is asked for where the model cannot run in a process of its own.
@@ -73,6 +82,12 @@ def answers_of(
             raise EngineError(
                 f"--timeout needs processes of its own, which a model on {runner.provider} cannot have here",
                 "leave --timeout out, or use --provider cpu",
+            )
+        if asked:
+            click.echo(
+                f"warning: --workers are threads, since a model on {runner.provider} cannot have processes of its own"
+                " here: a video that crashes or hangs its decoder stops the others too",
+                err=True,
             )
     return label_videos(runner, videos, workers, question)
 

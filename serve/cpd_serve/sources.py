@@ -24,6 +24,7 @@ from cpd.container import PLAYLISTS, Decoder, open_file, open_live, reason, time
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
+from cpd.stopwatch import Stopwatch
 from cpd.video import fit
 
 WAITING_FRAMES = 8
@@ -31,7 +32,7 @@ WAITING_FRAMES = 8
 RETRY_S = (1.0, 30.0)
 """Seconds before a lost stream is opened again: at first, and at most; they double from one to the other."""
 STOP_S = 1.0
-"""How long an ending waits for its decoders. One that waits for a silent network is left to the process's end."""
+"""How long an ending waits for all its decoders. One that waits for a silent network is left to the process's end."""
 INDEX_LAST = (
     "an mp4 needs its index at its start, as ffmpeg -movflags faststart writes it, or a server that knows Range"
 )
@@ -99,10 +100,16 @@ class Source:
         self.waiting: deque[Item] = deque()
         """What came, in order; guarded by ``changed``. ``Ended`` comes last."""
         self._spec, self._changed, self._patience_s, self._decoder = spec, changed, patience_s, decoder
-        self._stopped = False
+        self._stopped, self._watch = False, Stopwatch()
         self._lost_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"decoder of {name}", daemon=True)
         self._thread.start()
+
+    @property
+    def busy_s(self) -> float:
+        """What its thread has spent on frames, not waiting for the model, nor for who sends them."""
+        spent_s = self._watch.spent_s
+        return spent_s.get("decode", 0.0) + (0.0 if is_live(self.name) else spent_s.get("read", 0.0))
 
     def stop(self) -> None:
         """Tells the decoder to end; frames not yet taken are lost."""
@@ -111,9 +118,9 @@ class Source:
             self.waiting.clear()
             self._changed.notify_all()
 
-    def join(self) -> None:
-        """Waits for a stopped decoder."""
-        self._thread.join(STOP_S)
+    def join(self, timeout_s: float) -> None:
+        """Waits for a stopped decoder, up to so many seconds."""
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         ended = Ended(f"{self.name}: its decoder failed")  # a bug: its traceback is printed, and nobody waits
@@ -165,7 +172,7 @@ class Source:
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
         scaler, before_s, why = Scaler(), -math.inf, ""
         try:
-            for index, frame in enumerate(_frames(container, stream)):
+            for index, frame in enumerate(_frames(container, stream, self._watch)):
                 if self._lost_since_s is not None:
                     self.reconnects += 1
                     self._put(Back(monotonic() - self._lost_since_s))
@@ -173,15 +180,19 @@ class Source:
                 pixels = np.ascontiguousarray(fit(frame, self._spec, scaler))
                 at_s = time_s(frame, index, stream)
                 before_s = before_s if 0 < before_s - at_s <= STEP_BACK_S else at_s
+                self._watch.switch("")
                 self._put(TimedFrame(before_s, pixels))
                 if self._stopped:
                     return
+                self._watch.switch("decode")
         except (av.FFmpegError, MemoryError) as error:
             why = f": {reason(error)}"
             if self.frames and before_s < _end_s(container):
                 raise VideoError(f"{self.name}: the stream broke off{why}") from error
         except VideoError as error:
             raise VideoError(f"{self.name}: {error}") from error
+        finally:
+            self._watch.switch("")
         if self.frames == 0:
             remedy = INDEX_LAST if _is_remote(self.name) and "mp4" in container.format.name else ""
             raise VideoError(f"{self.name}: no frame can be decoded{why}", remedy)
@@ -235,8 +246,9 @@ def open_sources(
     finally:
         for source in sources.all:
             source.stop()
+        until_s = monotonic() + STOP_S
         for source in sources.all:
-            source.join()
+            source.join(max(0.0, until_s - monotonic()))
 
 
 def is_live(name: str) -> bool:
@@ -261,10 +273,15 @@ def _end_s(container: InputContainer) -> float:
     return ((container.start_time or 0) + container.duration) / av.time_base - LAST_S
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _frames(container: InputContainer, stream: VideoStream, watch: Stopwatch) -> Iterator[VideoFrame]:
     """All frames, and where the connection breaks off those too that the decoder still holds."""
+    packets = container.demux(stream)
+    watch.switch("read")
     try:
-        yield from container.decode(stream)
+        while (packet := next(packets, None)) is not None:
+            watch.switch("decode")
+            yield from packet.decode()
+            watch.switch("read")
     except OSError:
         yield from stream.decode(None)
         raise

@@ -202,7 +202,7 @@ class Labeller(Generic[V]):
         """
         self._answerer, self._labels, self._smoothing_s = answerer, labels, smoothing_s
         self.busy_s = 0.0
-        """Time spent on frames, not waiting for them."""
+        """Time spent on frames of all streams, not waiting for them nor decoding them, which other threads do."""
 
     def add(self) -> Labelled[V]:
         """One more stream."""

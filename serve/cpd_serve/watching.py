@@ -114,11 +114,16 @@ class Watched:
         self.ended, self.failed = True, reason not in ("", "interrupted")
         if self.failed:
             click.echo(f"error: {printable(reason)}", err=True)
-        elapsed_s, busy_s = perf_counter() - self._start_s, self._labeller.busy_s
+        elapsed_s = perf_counter() - self._start_s
         self._emit("end", reason=reason, frames=self._source.frames, dropped=self._source.dropped,
                    reconnects=self._source.reconnects, answers=self.stream.answers, seconds=elapsed_s,
-                   fps=self.stream.frames / elapsed_s,
-                   sustainable_fps=self.stream.frames / busy_s if busy_s else 0.0)  # fmt: skip
+                   fps=self.stream.frames / elapsed_s, sustainable_fps=self._sustainable_fps())  # fmt: skip
+
+    def _sustainable_fps(self) -> float:
+        """What the slower of two threads keeps up with: its decoder, or the model beside all streams that share it."""
+        source, stream = self._source, self.stream
+        work = (source.frames, source.busy_s), (stream.frames, self._labeller.busy_s)
+        return min((frames / busy_s for frames, busy_s in work if busy_s), default=0.0)
 
     def _emit(self, event: str, **values: object) -> None:
         emit(event, video=self._source.name, **values)

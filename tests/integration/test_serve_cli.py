@@ -262,6 +262,32 @@ def test_a_stream_gives_events(colour_model: Path, write_video: WriteVideo) -> N
     assert end["sustainable_fps"] > 0
 
 
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_file_is_played_as_fast_as_is_called_sustainable(
+    colour_model: Path, write_video: WriteVideo, streams: int
+) -> None:
+    """Large frames, which cost far more to decode than the model takes for them."""
+    videos = [
+        write_video(np.broadcast_to(np.uint8(0), (12, 2048, 2048, 3)), "mjpeg", f"{number}.avi")
+        for number in range(streams)
+    ]
+    result = serve("--engine", colour_model, "--stream", *videos)
+    ends = [event for event in map(json.loads, result.stdout.splitlines()) if event["event"] == "end"]
+    assert [end["frames"] for end in ends] == [12] * streams
+    for end in ends:
+        assert 0.8 < end["sustainable_fps"] / end["fps"] < 3, "the rest is opening the file"
+
+
+def test_a_stream_that_comes_slowly_does_not_make_its_decoder_slow(colour_model: Path, write_video: WriteVideo) -> None:
+    video = write_video(np.full((20, 32, 48, 3), (240, 0, 0), np.uint8), "mpeg4", "stream.ts")
+    with endless_http(video.read_bytes(), rounds=20) as url:  # 400 frames a second
+        command = [*SERVE, "--engine", str(colour_model), "--stream", url, "--reconnect", "0"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    end = json.loads(result.stdout.splitlines()[-1])
+    assert end["frames"] > 100
+    assert end["sustainable_fps"] > 3 * end["fps"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("before", [["start"], ["start", "label"]])
 def test_a_stream_that_is_stopped_sums_up(

@@ -316,6 +316,36 @@ def test_a_worker_that_dies_idle_costs_no_clip_its_answer(engine: Path, red: byt
         wait_until(lambda: b"cpd_worker_restarts_total 2.0" in server.ask("/metrics").body)
 
 
+def test_a_worker_that_dies_idle_is_replaced_before_a_clip_comes(engine: Path) -> None:
+    with serving(engine, "--workers", "1") as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.ask("/ready").status == 503)  # nobody sends a clip to one that says so
+        wait_until(lambda: server.ask("/ready").status == 200)
+        assert server.workers() != [worker]
+
+
+def test_without_a_worker_nobody_waits_for_ever_and_ready_says_no(engine: Path, red: bytes, tmp_path: Path) -> None:
+    model, away = Path(shutil.copy(engine, tmp_path / "model.onnx")), tmp_path / "away.onnx"
+    with serving(model, "--workers", "1", "--timeout", "3") as server:
+        model.rename(away)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: server.ask("/ready").status == 503)
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(server.ask, "/label", red)
+            said = set()
+            while not pending.done():  # in which time several processes are started, and load nothing
+                said.add(server.ask("/ready").status)
+                time.sleep(0.02)
+            answer = pending.result()
+        assert said == {503}
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json == {"error": "no worker was free within 3 s (try again later)"}
+        away.rename(model)
+        wait_until(lambda: server.ask("/ready").status == 200)
+        assert server.ask("/label", red).status == 200
+
+
 def test_a_clip_that_hangs_is_given_up(engine: Path, red: bytes) -> None:
     with serving(engine, "--workers", "1", "--timeout", "2") as server:
         (worker,) = server.workers()

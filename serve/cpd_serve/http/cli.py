@@ -25,7 +25,8 @@ from cpd_serve.options import POSITIVE, Command, check_engine
 @click.option("--max-duration", "duration_s", default=600.0, show_default=True,
               type=POSITIVE, metavar="SECONDS", help="Length of a clip.")  # fmt: skip
 @click.option("--timeout", "label_s", default=60.0, show_default=True,
-              type=POSITIVE, metavar="SECONDS", help="Time to label a clip in.")  # fmt: skip
+              type=POSITIVE, metavar="SECONDS",
+              help="Time to label a clip in, and before that to wait for a worker.")  # fmt: skip
 @click.option("--waiting", default=32, show_default=True, type=click.IntRange(min=0), help="Clips that may wait.")
 @click.version_option(package_name="cpd", prog_name="cpd-serve")
 def http(

@@ -9,19 +9,23 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from typing import Any
 
-from cpd.errors import CpdError, EngineError
+import click
+
+from cpd.errors import CpdError, EngineError, reason_of
+from cpd_serve.options import printable
 
 LINE_BYTES = 1 << 20
 """Longest answer of a worker."""
 TRIES = 2
 """Processes that a clip may be given to before it is to blame for a loss that came before it was begun."""
 RETRY_S = 1.0
+"""Until a worker that did not start is tried again."""
 START_S = 60.0
 """A worker that has not loaded its model by then never will."""
 
 
 class PoolBusyError(CpdError):
-    """More clips wait than may."""
+    """More clips wait than may, or no worker came free while this one waited."""
 
 
 class WorkerLostError(CpdError):
@@ -41,15 +45,16 @@ class WorkerPool:
             provider: as for ``open_runner``.
             workers: processes, and so clips labelled at once.
             waiting: clips that may wait for a process; more are refused.
-            timeout_s: a clip that takes longer is given up, and its process killed.
-            on_restart: called whenever a process is replaced.
+            timeout_s: a clip that takes longer is given up, and its process killed; so is one that waits longer.
+            on_restart: called whenever a process is lost.
         """
         self._command = [sys.executable, "-m", "cpd_serve.http.worker", engine, *([provider] if provider else [])]
         self._workers, self._may_wait, self._timeout_s, self._on_restart = workers, waiting, timeout_s, on_restart
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
-        self._alive: set[Process] = set()
-        self._replacing: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._started: set[Process] = set()
+        self._loaded: set[Process] = set()
+        """Those of them that said they are ready; those that are idle are among these."""
+        self._keepers: list[asyncio.Task[None]] = []
         self.waiting = 0
         """Clips that wait for a process."""
 
@@ -60,34 +65,36 @@ class WorkerPool:
             EngineError: the model cannot be loaded.
         """
         try:
-            await asyncio.gather(*(self._start() for _ in range(self._workers)))
+            processes = await asyncio.gather(*(self._start() for _ in range(self._workers)))
         except BaseException:
             await self.__aexit__()
             raise
+        self._keepers = [asyncio.create_task(self._keep(process)) for process in processes]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        for task in self._replacing:
-            task.cancel()
-        for process in list(self._alive):
+        for keeper in self._keepers:
+            keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+        for process in list(self._started):
             await self._end(process)
 
     @property
     def ready(self) -> bool:
         """Whether a clip sent now would find a process, at once or after those that wait."""
-        return any(process.returncode is None for process in self._alive)
+        return any(process.returncode is None for process in self._loaded)
 
     @property
     def busy(self) -> int:
         """Processes that are labelling."""
-        return len(self._alive) - self._idle.qsize()
+        return len(self._loaded) - self._idle.qsize()
 
     async def label(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Sends one request of ``cpd_serve.http.worker`` to the next free process.
 
         Raises:
-            PoolBusyError: too many wait already.
+            PoolBusyError: too many wait already, or none came free in time.
             WorkerLostError: the process crashed or took too long; it is being replaced.
         """
         if self._idle.empty() and self.waiting >= self._may_wait:
@@ -103,10 +110,10 @@ class WorkerPool:
                 raise WorkerLostError(f"{asked['name']}: took longer than {self._timeout_s:g} s") from None
             finally:
                 # Cancelled, too, when the service stops: the process is then in the middle of a clip.
-                if line:
+                if not line:
+                    kill(process)
+                elif process in self._loaded:  # unless it ended right after its answer
                     self._idle.put_nowait(process)
-                else:
-                    self._replace_soon(process)
             if line:
                 answer: dict[str, Any] = json.loads(line)
                 return answer
@@ -115,39 +122,53 @@ class WorkerPool:
         raise WorkerLostError(f"{asked['name']}: crashed the decoder")
 
     async def _next(self) -> Process:
-        """Waits for a free process."""
+        """Waits for a free process, for as long as a clip may take."""
         self.waiting += 1
         try:
-            process = await self._idle.get()
-            while process.returncode is not None:  # it died while nobody needed it, which is no clip's fault
-                self._replace_soon(process)
+            async with asyncio.timeout(self._timeout_s):
                 process = await self._idle.get()
+                while process.returncode is not None:  # it died while nobody needed it, which is no clip's fault
+                    process = await self._idle.get()
+        except TimeoutError:
+            raise PoolBusyError(f"no worker was free within {self._timeout_s:g} s", "try again later") from None
         finally:
             self.waiting -= 1
         return process
 
-    def _replace_soon(self, process: Process) -> None:
-        if self._closing:  # it is given up because the service stops
-            return
-        task = asyncio.create_task(self._replace(process))
-        self._replacing.add(task)
-        task.add_done_callback(self._replacing.discard)
+    async def _keep(self, process: Process) -> None:
+        """Replaces a process whenever it has ended, also while nobody needs it; otherwise nobody would be sent here."""
+        while True:
+            await process.wait()
+            self._forget(process)
+            self._on_restart()
+            process = await self._replacement()
 
-    async def _replace(self, process: Process) -> None:
-        await self._end(process)
-        self._on_restart()
+    async def _replacement(self) -> Process:
+        told = ""
         while True:
             try:
                 return await self._start()
-            except EngineError:  # it loaded before: the machine is short of something, which may pass
+            except EngineError as error:  # one did before: the machine is short of something, which may pass
+                if str(error) != told:
+                    told = str(error)
+                    click.echo(f"warning: no worker in place of a lost one yet: {printable(told)}", err=True)
                 await asyncio.sleep(RETRY_S)
 
-    async def _start(self) -> None:
-        # A session of its own: Ctrl-C is for the service, which then ends its workers.
-        process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, start_new_session=True
-        )
-        self._alive.add(process)
+    async def _start(self) -> Process:
+        """A process that has loaded the model.
+
+        Raises:
+            EngineError: it cannot, or there can be no process.
+        """
+        try:
+            # A session of its own: Ctrl-C is for the service, which then ends its workers.
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, start_new_session=True
+            )
+        except (OSError, RuntimeError) as error:  # the latter where there can be no thread that waits for it
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            raise EngineError(f"the worker process does not start: {reason}") from error
+        self._started.add(process)
         try:
             async with asyncio.timeout(START_S):
                 line = await exchange(process, "")
@@ -157,13 +178,27 @@ class WorkerPool:
         if "failed" in state:
             await self._end(process)
             raise EngineError(state["failed"])
+        self._loaded.add(process)
         self._idle.put_nowait(process)
+        return process
 
     async def _end(self, process: Process) -> None:
-        self._alive.discard(process)
-        if process.returncode is None:
-            process.kill()
+        self._forget(process)
+        kill(process)
         await process.wait()
+
+    def _forget(self, process: Process) -> None:
+        self._started.discard(process)
+        self._loaded.discard(process)
+        for one in [self._idle.get_nowait() for _ in range(self._idle.qsize())]:
+            if one is not process:
+                self._idle.put_nowait(one)
+
+
+def kill(process: Process) -> None:
+    """Ends a process, if it has not ended yet."""
+    if process.returncode is None:
+        process.kill()
 
 
 async def exchange(process: Process, line: str) -> bytes:

@@ -48,7 +48,7 @@ class Limits:
     duration_s: float = 600.0
     """Length of a clip."""
     label_s: float = 60.0
-    """Time to decode and label a clip."""
+    """Time to decode and label a clip, and before that to wait for a worker."""
     waiting: int = 32
     """Clips that may wait for a worker."""
 
@@ -135,8 +135,8 @@ class Service:
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: Request) -> Response:
-        """A clip would be labelled."""
-        return PlainTextResponse("ready\n") if self.pool.ready else PlainTextResponse("no worker runs\n", 503)
+        """A clip would be labelled: some worker has loaded the model."""
+        return PlainTextResponse("ready\n") if self.pool.ready else PlainTextResponse("no worker is ready\n", 503)
 
     async def show_metrics(self, _: Request) -> Response:
         """For Prometheus."""

@@ -313,6 +313,14 @@ def test_several_files_are_labelled_together_and_a_bad_one_stops_none(
     assert [source.frames for source in sources.values()] == [60, 0, 80]
 
 
+def test_many_silent_streams_hold_an_ending_up_no_longer_than_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"  # whoever connects hears nothing
+        with open_sources([url] * 4, SPEC):
+            start_s = time.monotonic()
+    assert time.monotonic() - start_s < 2 * sources_module.STOP_S
+
+
 @pytest.mark.parametrize("by_frame", [False, True])
 def test_an_endless_stream_keeps_no_more_than_a_short_one(
     colour_model: Path, stream_model: Path, by_frame: bool

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from cpd.errors import EngineError
+from cpd_serve.http import pool as pool_module
 from cpd_serve.http.pool import WorkerLostError, WorkerPool
 
 WORKER = """
@@ -59,3 +63,54 @@ def test_a_clip_is_tried_again_once_where_a_process_was_lost_before_it_began(
     assert answer == ({"labelled": True} if answered else {"error": "clip: crashed the decoder"})
     assert len(restarts) == lost
     assert told.read_text() == "well", "no fate is left out, and no other was asked for"
+
+
+def short(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """The errors that the next processes start with."""
+    waiting: list[Exception] = []
+    real = asyncio.create_subprocess_exec
+
+    async def short_of_something(*command: str, **options: object) -> asyncio.subprocess.Process:
+        if waiting:
+            raise waiting.pop(0)
+        return await real(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", short_of_something)
+    monkeypatch.setattr(pool_module, "RETRY_S", 0.01)
+    return waiting
+
+
+def test_a_machine_that_is_short_of_something_gets_its_worker_back(
+    tmp_path: Path, refusals: list[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def labelled() -> dict[str, object]:
+        pool = WorkerPool("", None, 1, waiting=1, timeout_s=20)
+        pool._command = [sys.executable, "-c", WORKER, str(tmp_path / "fates")]
+        async with pool:
+            process = await pool._next()
+            refusals.extend([short(errno.ENOMEM), short(errno.ENOMEM), RuntimeError("can't start new thread")])
+            process.kill()
+            await process.wait()
+            assert not pool.ready
+            async with asyncio.timeout(20):
+                return await pool.label({"name": "clip"})
+
+    (tmp_path / "fates").write_text("well")
+    assert asyncio.run(labelled()) == {"labelled": True}
+    start = "warning: no worker in place of a lost one yet: the worker process does not start: "
+    assert capsys.readouterr().err == f"{start}cannot allocate memory\n{start}can't start new thread\n"
+
+
+def test_a_service_that_can_have_no_process_says_so(refusals: list[Exception]) -> None:
+    async def start() -> None:
+        async with WorkerPool("", None, 1, waiting=0, timeout_s=20):
+            pass
+
+    refusals.append(short(errno.EMFILE))
+    with pytest.raises(EngineError, match="the worker process does not start: too many open files"):
+        asyncio.run(start())

@@ -10,7 +10,9 @@ import ctypes
 import hashlib
 import importlib
 import inspect
+import json
 import sys
+from contextlib import nullcontext
 from enum import Enum
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -24,6 +26,8 @@ from cpd.clip import ClipSpec
 from cpd.errors import EngineError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of
+from cpd_serve import commands
+from cpd_serve.labelling import Question
 from cpd_serve.runner import open_runner
 from cpd_serve.runtimes import onnx as onnx_runner
 from cpd_serve.runtimes import tensorrt as tensorrt_runner
@@ -274,6 +278,28 @@ def test_onnxruntime_answers_from_bound_memory_as_from_arrays(on_host, colour_mo
     with open_runner(colour_model, "cpu") as plain:
         for given in (frames, frames[::-1]):  # the second is not contiguous, and finds the memory used
             np.testing.assert_array_equal(on_host.predict(given), plain.predict(np.ascontiguousarray(given)))
+
+
+@pytest.mark.parametrize(
+    ("workers", "videos", "warned"), [(2, 2, True), (2, 1, False), (1, 2, False), (None, 2, False)]
+)
+def test_workers_that_cannot_be_processes_say_so(
+    on_host, write_video, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    workers: int | None, videos: int, warned: bool,
+) -> None:  # fmt: skip
+    red = np.full((5, 32, 48, 3), (240, 0, 0), np.uint8)
+    names = [str(write_video(red, name=f"{number}.avi")) for number in range(videos)]
+    on_host.provider = "CUDAExecutionProvider"
+    monkeypatch.setattr(commands, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(commands, "open_engine", lambda *_, **__: nullcontext(on_host))
+    assert commands.label("it.onnx", names, "cuda", False, Question(top_k=1), workers, None, True, False) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["predictions"][0]["label"] for line in said.out.splitlines()] == ["red"] * videos
+    line = (
+        "warning: --workers are threads, since a model on CUDAExecutionProvider cannot have processes of its own here: "
+        "a video that crashes or hangs its decoder stops the others too\n"
+    )
+    assert said.err == (line if warned else "")
 
 
 def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "") -> list:
