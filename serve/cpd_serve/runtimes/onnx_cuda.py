@@ -109,12 +109,14 @@ class OnnxDeviceRunner(OnnxRunner):
         check_frames(frames, self.manifest)
         chunks = [frames[start : start + BATCH_MAX] for start in range(0, len(frames), BATCH_MAX)]
         with self._lock:  # the buffers belong to one prediction at a time
+            self._opened()
             return np.concatenate([self._predict(chunk) for chunk in chunks])
 
     def close(self) -> None:
-        self._bound.clear()
-        super().close()
-        self._buffers.close()
+        with self._lock:  # what a prediction is using is not freed under it
+            self._bound.clear()
+            super().close()
+            self._buffers.close()
 
     def _predict(self, frames: Frames) -> Logits:
         shape = (len(frames), len(self.manifest.labels))

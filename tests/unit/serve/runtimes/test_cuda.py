@@ -21,7 +21,7 @@ import onnxruntime
 import pytest
 
 from cpd.clip import ClipSpec
-from cpd.errors import EngineError
+from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of
 from cpd_serve.runner import open_runner
@@ -276,6 +276,14 @@ def test_onnxruntime_answers_from_bound_memory_as_from_arrays(on_host, colour_mo
             np.testing.assert_array_equal(on_host.predict(given), plain.predict(np.ascontiguousarray(given)))
 
 
+def test_a_closed_graph_predicts_nothing(on_host) -> None:
+    frames = np.zeros((1, *on_host.manifest.clip.shape), np.uint8)
+    on_host.predict(frames)
+    on_host.close()
+    with pytest.raises(EngineError, match="was closed"):
+        on_host.predict(frames)
+
+
 def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "") -> list:
     """What onnxruntime is asked for; it then runs on the CPU, and says that it does not."""
     asked: list = []
@@ -404,10 +412,17 @@ def trt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         module.contexts.append(Context(cuda, config))
         return module.contexts[-1]
 
+    tensors = {"frames": ("INPUT", "UINT8", (-1, *CLIP.shape)), "logits": ("OUTPUT", "FLOAT", (-1, 2))}
     engine = SimpleNamespace(
         create_execution_context=context,
         create_runtime_config=SimpleNamespace,
         get_tensor_profile_shape=lambda name, index: [(1,), (1,), (4,)],
+        tensors=tensors,
+        num_io_tensors=2,
+        get_tensor_name=lambda index: list(tensors)[index],
+        get_tensor_mode=lambda name: SimpleNamespace(name=tensors[name][0]),
+        get_tensor_dtype=lambda name: SimpleNamespace(name=tensors[name][1]),
+        get_tensor_shape=lambda name: tensors[name][2],
     )
     module.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)})
     module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
@@ -501,6 +516,58 @@ def test_an_engine_is_read_once_and_proven_before_it_is_deserialised(
     with pytest.raises(EngineError, match="SHA-256 differs"):
         open_runner(engine)
     assert loads == [b"engine"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"logits": ("OUTPUT", "FLOAT", (-1, 3))},  # would write beyond the memory for two labels
+        {"logits": ("OUTPUT", "HALF", (-1, 2))},
+        {"logits": ("OUTPUT", "FLOAT", (8, 2))},
+        {"frames": ("INPUT", "UINT8", (-1, 8, *CLIP.shape[1:]))},
+        {"frames": ("INPUT", "FLOAT", (-1, *CLIP.shape))},
+        {"frames": ("OUTPUT", "UINT8", (-1, *CLIP.shape))},
+        {"features": ("OUTPUT", "FLOAT", (-1, 64))},
+    ],
+)
+def test_an_engine_that_is_not_what_its_manifest_says_gets_no_memory(cuda, trt, engine: Path, others) -> None:
+    trt.built.tensors.update(others)
+    trt.built.num_io_tensors = len(trt.built.tensors)
+    with pytest.raises(EngineMismatchError, match=r"does not match its manifest: has .*says .*FLOAT"):
+        open_runner(engine)
+    assert (cuda.memory, cuda.streams, trt.contexts) == ({}, 0, [])
+
+
+def test_an_engine_for_batches_of_one_size_fits(cuda, trt, engine: Path) -> None:
+    trt.built.tensors.update(frames=("INPUT", "UINT8", (4, *CLIP.shape)), logits=("OUTPUT", "FLOAT", (4, 2)))
+    with open_runner(engine) as runner:
+        np.testing.assert_array_equal(runner.predict(frames_of(4)), sums(frames_of(4)))
+
+
+def test_what_is_asked_of_an_engine_is_what_tensorrt_answers(trt) -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    for name in vars(trt.built).keys() - {"tensors"}:
+        assert hasattr(real.ICudaEngine, name)
+    for mode, kind, _ in trt.built.tensors.values():
+        assert getattr(real.TensorIOMode, mode).name == mode
+        assert getattr(real.DataType, kind).name == kind
+
+
+def test_a_batch_that_tensorrt_refuses_is_an_error(cuda, trt, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_runner(engine) as runner:
+        monkeypatch.setattr(Context, "set_input_shape", lambda self, name, shape: self.shapes.append(shape) is not None)
+        with pytest.raises(EngineError, match="failed on NVIDIA X"):
+            runner.predict(frames_of(2))
+
+
+def test_a_closed_engine_predicts_nothing(cuda, trt, engine: Path) -> None:
+    runner = open_runner(engine)
+    runner.close()
+    runner.close()
+    for clips in (1, 2):
+        with pytest.raises(EngineError, match=r"student\.trt: was closed"):
+            runner.predict(frames_of(clips))
+    assert not cuda.memory
 
 
 def test_tensorrt_for_rtx_captures_by_itself(cuda, trt, engine: Path) -> None:
