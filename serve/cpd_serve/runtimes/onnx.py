@@ -19,6 +19,7 @@ from cpd.onnx_file import manifest_of, read_onnx
 from cpd.threads import threads_for, usable_cpus
 from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Frames, Logits, check_frames
+from cpd_serve.runtimes.placement import RECORD, check_placement
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -64,7 +65,7 @@ def open_session(
         providers: each with its options; what one leaves goes to the next. Without the CPU's, none may leave anything.
 
     Raises:
-        EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine.
+        EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine or runs none of it.
     """
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
@@ -72,6 +73,8 @@ def open_session(
     if SHORT_NAMES["cpu"] not in providers:  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         remedy = "use --provider cpu"
+    if provider != SHORT_NAMES["cpu"]:
+        options.add_session_config_entry(RECORD, "1")
     try:
         session = onnxruntime.InferenceSession(
             data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
@@ -84,6 +87,8 @@ def open_session(
             f"{path}: {provider} could not be started on this machine" + (f": {missing}" if missing else ""),
             f"{install}, or use --provider cpu",
         )
+    if provider != SHORT_NAMES["cpu"]:
+        check_placement(path, session, provider)
     session.disable_fallback()
     return session
 

@@ -28,6 +28,7 @@ from cpd_serve.runner import open_runner
 from cpd_serve.runtimes import onnx as onnx_runner
 from cpd_serve.runtimes import tensorrt as tensorrt_runner
 from cpd_serve.runtimes.onnx import FP32
+from cpd_serve.runtimes.placement import check_placement
 
 CLIP = ClipSpec(frames=2, resize=5, crop=(3, 5))
 
@@ -284,8 +285,13 @@ def test_a_closed_graph_predicts_nothing(on_host) -> None:
         on_host.predict(frames)
 
 
-def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "") -> list:
-    """What onnxruntime is asked for; it then runs on the CPU, and says that it does not."""
+def providers_asked(
+    monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "", placed: dict[str, int] | None = None
+) -> list:
+    """What onnxruntime is asked for; it then runs on the CPU, and says that it does not.
+
+    ``placed`` is how many operators it says are on which provider; by default all three on the one asked for.
+    """
     asked: list = []
     real = onnxruntime.InferenceSession
 
@@ -295,6 +301,13 @@ def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str 
             raise RuntimeError(refuse)
         made = real(data, options, providers=["CPUExecutionProvider"])
         monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
+        told = made.get_provider_graph_assignment_info()  # which is an error where it was not asked to be recorded
+        counts = placed or {provider: len(told)}
+        parts = [
+            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
+            for name, count in counts.items()
+        ]
+        monkeypatch.setattr(made, "get_provider_graph_assignment_info", lambda: parts)
         return made
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -307,6 +320,38 @@ def test_cuda_is_asked_for_graphs(cuda: Cuda, colour_model: Path, monkeypatch: p
     with open_runner(colour_model, "cuda") as runner:
         assert runner.provider == "CUDAExecutionProvider"
     assert asked == [[("CUDAExecutionProvider", {"enable_cuda_graph": "1", **FP32}), ("CPUExecutionProvider", {})]]
+
+
+def test_a_provider_that_runs_nothing_is_an_error(
+    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers_asked(monkeypatch, "CUDAExecutionProvider", placed={"CPUExecutionProvider": 3})
+    with pytest.raises(EngineError, match=r"CUDAExecutionProvider runs none of its operators \(3 on CPU") as raised:
+        open_runner(colour_model, "cuda")
+    assert raised.value.remedy == "use --provider cpu"
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+
+
+def test_what_runs_elsewhere_is_said(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    providers_asked(
+        monkeypatch, "CUDAExecutionProvider", placed={"CUDAExecutionProvider": 2, "CPUExecutionProvider": 1}
+    )
+    with pytest.warns(
+        UserWarning, match="CUDAExecutionProvider runs 2 of its operators, and 1 on CPUExecutionProvider"
+    ):
+        open_runner(colour_model, "cuda").close()
+
+
+def test_a_real_provider_that_takes_nothing_is_found_out(colour_model: Path) -> None:
+    name = "AzureExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {name}")
+    with pytest.raises(EngineError, match=f"{name} runs none of its operators"):
+        onnx_runner.open_session(colour_model, colour_model.read_bytes(), 1, {name: {}, "CPUExecutionProvider": {}})
+
+
+def test_an_onnxruntime_that_cannot_tell_is_believed(colour_model: Path) -> None:
+    check_placement(colour_model, object(), "CUDAExecutionProvider")
 
 
 def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
