@@ -18,6 +18,8 @@ TRIES = 2
 RETRY_S = 1.0
 START_S = 60.0
 """A worker that has not loaded its model by then never will."""
+BUILD_S = 600.0
+"""Instead, where onnxruntime's TensorRT provider may have to build an engine first."""
 
 
 class PoolBusyError(CpdError):
@@ -45,6 +47,7 @@ class WorkerPool:
             on_restart: called whenever a process is replaced.
         """
         self._command = [sys.executable, "-m", "cpd_serve.http.worker", engine, *([provider] if provider else [])]
+        self._start_s = BUILD_S if (provider or "").lower().startswith("tensorrt") else START_S
         self._workers, self._may_wait, self._timeout_s, self._on_restart = workers, waiting, timeout_s, on_restart
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
         self._alive: set[Process] = set()
@@ -149,7 +152,7 @@ class WorkerPool:
         )
         self._alive.add(process)
         try:
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(self._start_s):
                 line = await exchange(process, "")
         except TimeoutError:
             line = b""

@@ -29,6 +29,8 @@ SHORT_NAMES = {
 ON_CUDA = (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"])
 FP32 = {"use_tf32": "0"}
 """For CUDA's provider: a graph that says fp32 shall be fp32, as in the engines of TensorRT."""
+BATCH_MAX = 16
+"""Clips, or frames of as many streams, that go to a GPU at once; more go one batch after the other."""
 NEXT = "next_"
 """Prefix of the output that is given to the input of the same name with the following frame."""
 Caches = dict[str, NDArray[np.float32]]
@@ -46,10 +48,16 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
 
         return load_on_device(path, data, manifest, provider, threads)
     threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))
-    providers = {provider: FP32 if provider == SHORT_NAMES["cuda"] else {}}
-    if provider in SHORT_NAMES.values():
-        providers.setdefault(SHORT_NAMES["cpu"], {})
-    session = open_session(path, data, threads, providers)
+    if provider == SHORT_NAMES["tensorrt"]:
+        from cpd_serve.runtimes.onnx_tensorrt import open_tensorrt
+
+        inputs = open_session(path, data, threads, {SHORT_NAMES["cpu"]: {}}).get_inputs()
+        session = open_tensorrt(path, data, threads, {node.name: tuple(node.shape[1:]) for node in inputs})
+    else:
+        providers = {provider: FP32 if provider == SHORT_NAMES["cuda"] else {}}
+        if provider in SHORT_NAMES.values():
+            providers.setdefault(SHORT_NAMES["cpu"], {})
+        session = open_session(path, data, threads, providers)
     return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
 
 
@@ -223,7 +231,13 @@ class OnnxStreamRunner(OnnxRunner):
         return logits
 
     def _step(self, frame: NDArray[np.uint8], caches: Caches) -> tuple[Logits, Caches]:
-        logits, *kept = self._run({"frame": frame, **caches})
+        given: dict[str, NDArray[Any]] = {"frame": frame, **caches}
+        most = len(frame) if self.provider == SHORT_NAMES["cpu"] else BATCH_MAX
+        parts = [
+            self._run({name: values[start : start + most] for name, values in given.items()})
+            for start in range(0, len(frame), most)
+        ]
+        logits, *kept = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         return logits, dict(zip(caches, kept, strict=True))
 
     def _empty(self, batch: int) -> Caches:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from cpd.errors import EngineError
+from cpd_serve.http import pool as pool_module
 from cpd_serve.http.pool import WorkerLostError, WorkerPool
 
 WORKER = """
@@ -59,3 +62,21 @@ def test_a_clip_is_tried_again_once_where_a_process_was_lost_before_it_began(
     assert answer == ({"labelled": True} if answered else {"error": "clip: crashed the decoder"})
     assert len(restarts) == lost
     assert told.read_text() == "well", "no fate is left out, and no other was asked for"
+
+
+@pytest.mark.parametrize(
+    ("provider", "starts"), [("tensorrt", True), ("TensorrtExecutionProvider", True), ("cuda", False)]
+)
+def test_a_worker_that_may_have_to_build_an_engine_is_given_the_time(
+    monkeypatch: pytest.MonkeyPatch, provider: str, starts: bool
+) -> None:
+    monkeypatch.setattr(pool_module, "START_S", 0.05)
+
+    async def started() -> None:
+        pool = WorkerPool("", provider, 1, waiting=0, timeout_s=20)
+        pool._command = [sys.executable, "-c", "import time; time.sleep(0.5); print('{}', flush=True); input()"]
+        async with pool:
+            pass
+
+    with nullcontext() if starts else pytest.raises(EngineError, match="the worker process does not start"):
+        asyncio.run(started())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from enum import Enum
@@ -300,6 +301,8 @@ def providers_asked(
         if refuse and "enable_cuda_graph" in providers[0][1]:
             raise RuntimeError(refuse)
         made = real(data, options, providers=["CPUExecutionProvider"])
+        if providers[0][0] == "CPUExecutionProvider":
+            return made
         monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
         told = made.get_provider_graph_assignment_info()  # which is an error where it was not asked to be recorded
         counts = placed or {provider: len(told)}
@@ -389,23 +392,136 @@ def test_a_graph_that_is_not_what_its_manifest_says_leaves_nothing_on_the_gpu(
     assert (cuda.memory, cuda.streams) == ({}, 0)
 
 
-def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches(
-    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def in_tensorrt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    """What onnxruntime is asked for, with TensorRT 10.3.0 and a folder for caches."""
+    package = ModuleType("tensorrt")
+    package.__spec__, package.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return providers_asked(monkeypatch, "TensorrtExecutionProvider")
+
+
+def cached_under(tmp_path: Path, model: Path) -> Path:
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    name = f"{digest}-onnxruntime{onnxruntime.__version__}-tensorrt10.3.0"
+    return tmp_path / "caches" / "cpd" / "tensorrt" / name
+
+
+def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches_and_keeps_it(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path
 ) -> None:
-    asked = providers_asked(monkeypatch, "TensorrtExecutionProvider")
     with open_runner(colour_model, "tensorrt") as runner:
         shape = "x".join(map(str, runner.manifest.clip.shape))
-    assert asked == [
+    folder = cached_under(tmp_path, colour_model)
+    assert folder.stat().st_mode & 0o777 == 0o700, "engines are code, which others must not put there"
+    assert in_tensorrt == [
         [
             (
                 "TensorrtExecutionProvider",
                 {f"trt_profile_{name}_shapes": f"frames:{batch}x{shape}"
-                 for name, batch in (("min", 1), ("opt", 1), ("max", 16))},
+                 for name, batch in (("min", 1), ("opt", 1), ("max", 16))}
+                | {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
+                | {f"trt_{kind}_cache_path": str(folder) for kind in ("engine", "timing")},
             ),
             ("CUDAExecutionProvider", FP32),
             ("CPUExecutionProvider", {}),
         ]
     ]  # fmt: skip
+
+
+def test_a_streaming_graph_in_tensorrt_has_a_range_for_every_input(in_tensorrt: list, stream_model: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (35, 32, 32, 3), dtype=np.uint8)
+    with open_runner(stream_model, "tensorrt") as runner, open_runner(stream_model, "cpu") as plain:
+        assert runner.provider == "TensorrtExecutionProvider"
+        pair = [[one.memory() for _ in frames] for one in (runner, plain)]
+        for _ in range(2):
+            given, wanted = runner.push(pair[0], list(frames)), plain.push(pair[1], list(frames))
+            np.testing.assert_allclose(given, wanted, rtol=1e-6)
+    providers = dict(in_tensorrt[1])
+    assert list(providers) == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert providers["CUDAExecutionProvider"] == FP32
+    options = providers["TensorrtExecutionProvider"]
+    for name, batch in (("min", 1), ("opt", 1), ("max", 16)):
+        assert options[f"trt_profile_{name}_shapes"] == f"frame:{batch}x32x32x3,past:{batch}x3"
+
+
+def test_no_batch_is_larger_than_the_range(
+    in_tensorrt: list, stream_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_runner(stream_model, "tensorrt") as runner:
+        batches, real = [], runner._session.run
+        monkeypatch.setattr(
+            runner._session, "run", lambda names, given: batches.append(len(given["frame"])) or real(names, given)
+        )
+        runner.push([runner.memory() for _ in range(35)], [np.zeros((32, 32, 3), np.uint8)] * 35)
+    assert batches == [16, 16, 3]
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "no version", "no home", "read-only"])
+def test_where_nothing_can_be_kept_the_engine_is_built_all_the_same(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    if obstacle == "a file":
+        (tmp_path / "caches").write_text("")
+    elif obstacle == "no version":  # TensorRT of the system, without its Python module
+        monkeypatch.delitem(sys.modules, "tensorrt")
+        if importlib.util.find_spec("tensorrt"):
+            pytest.skip("TensorRT is installed")
+    elif obstacle == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    open_runner(colour_model, "tensorrt").close()
+    ((_, options), *_) = in_tensorrt[0]
+    assert [name for name in options if "cache" in name] == []
+
+
+def test_a_cache_that_is_named_by_a_relative_path_is_not_believed(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # which the XDG specification has ignored
+    open_runner(colour_model, "tensorrt").close()
+    ((_, options), *_) = in_tensorrt[0]
+    assert Path(options["trt_engine_cache_path"]).parent == tmp_path / ".cache" / "cpd" / "tensorrt"
+
+
+def test_an_engine_that_was_kept_and_cannot_be_read_is_built_again(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, working = cached_under(tmp_path, colour_model), onnxruntime.InferenceSession
+
+    def session(data, options, providers):
+        if any(folder.iterdir()):
+            raise RuntimeError("TensorRT EP could not deserialize engine from cache")
+        return working(data, options, providers)
+
+    folder.mkdir(parents=True)
+    (folder / "half.engine").write_bytes(b"half")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    open_runner(colour_model, "tensorrt").close()
+    assert (len(in_tensorrt), list(folder.iterdir())) == (1, [])
+
+
+def test_what_fails_without_anything_kept_is_tried_once(
+    in_tensorrt: list, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def session(data, options, providers):
+        tries.append(providers)
+        raise RuntimeError("no kernel image for this GPU")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineError, match="cannot be loaded: no kernel image for this GPU"):
+        open_runner(colour_model, "tensorrt")
+    assert len(tries) == 1
 
 
 def test_without_cuda_python_it_is_asked_for(colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
