@@ -90,6 +90,19 @@ def test_full_tensorrt_is_chosen_where_it_can_build_and_rtx_elsewhere(monkeypatc
         choose_flavour(OPTIONS, "tensorrt")
 
 
+def test_of_two_that_can_build_the_first_that_has_the_options_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a GPU", "8.9"))
+    named = BuildOptions(compute_capabilities=("8.9",))
+    assert choose_flavour(named).module == "tensorrt_rtx"
+    assert choose_flavour(BuildOptions(version_compatible=True)).module == "tensorrt"
+    with pytest.raises(ExportError, match="tensorrt cannot be told to build for compute capability 8.9"):
+        choose_flavour(named, "tensorrt")
+    neither = BuildOptions(version_compatible=True, compute_capabilities=("8.9",))
+    with pytest.raises(ExportError, match="tensorrt cannot be told to build for compute capability 8.9"):
+        choose_flavour(neither)
+
+
 def test_without_any_tensorrt_every_reason_and_the_remedy_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError) as raised:
