@@ -96,10 +96,10 @@ def test_of_two_that_can_build_the_first_that_has_the_options_is_chosen(monkeypa
     named = BuildOptions(compute_capabilities=("8.9",))
     assert choose_flavour(named).module == "tensorrt_rtx"
     assert choose_flavour(BuildOptions(version_compatible=True)).module == "tensorrt"
-    with pytest.raises(ExportError, match="tensorrt cannot be told to build for compute capability 8.9"):
+    with pytest.raises(ExportError, match=r"tensorrt cannot be told to build for compute capability 8\.9"):
         choose_flavour(named, "tensorrt")
     neither = BuildOptions(version_compatible=True, compute_capabilities=("8.9",))
-    with pytest.raises(ExportError, match="tensorrt cannot be told to build for compute capability 8.9"):
+    with pytest.raises(ExportError, match=r"tensorrt cannot be told to build for compute capability 8\.9"):
         choose_flavour(neither)
 
 
