@@ -152,6 +152,15 @@ def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> 
     assert manifest.labels == ("red", "green", "blue")
 
 
+def test_an_engine_does_not_claim_what_was_measured_of_its_onnx_file(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    onnx_path = write_model(tmp_path / "student.onnx", accuracy={"top1": 0.9}, latency_ms={"p50": 1.3})
+    make_engine(onnx_path, tmp_path / "student.trt", OPTIONS)
+    manifest = Manifest.from_json((tmp_path / "student.trt.json").read_text(), "it")
+    assert (manifest.accuracy, manifest.latency_ms) == ({}, {})
+
+
 def test_named_targets_are_built_for(colour_model: Path) -> None:
     built, cache = build_engine(colour_model.read_bytes(), BuildOptions(compute_capabilities=("8.9", "12.0")), RTX)
     assert built.target == "compute capability 8.9, 12.0"
