@@ -109,7 +109,7 @@ class BuiltEngine:
 
 
 def choose_flavour(options: BuildOptions, module: str | None = None, precision: Precision = "fp32") -> Flavour:
-    """The flavour asked for, or the first that is installed and can build here.
+    """The flavour asked for, or the first that is installed, can build here and has the options.
 
     Args:
         options: how to build.
@@ -117,7 +117,7 @@ def choose_flavour(options: BuildOptions, module: str | None = None, precision: 
         precision: of the graph to build from.
 
     Raises:
-        ExportError: none can, or the flavour cannot do what the options ask; says which and why.
+        ExportError: none can, or none of those can do what the options ask; says why, of the first.
     """
     if module is not None and module not in FLAVOURS:
         raise ExportError(f"{module} is no TensorRT known here", f"choose one of {', '.join(FLAVOURS)}")
@@ -129,8 +129,15 @@ def choose_flavour(options: BuildOptions, module: str | None = None, precision: 
             "no engine can be built here: " + "; ".join(obstacles.values()),
             f"pip install {FLAVOURS['tensorrt_rtx'].package}, which needs no GPU to build",
         )
-    check_options(usable[0], options, precision)
-    return usable[0]
+    refusals = []
+    for flavour in usable:
+        try:
+            check_options(flavour, options, precision)
+        except ExportError as error:
+            refusals.append(error)
+        else:
+            return flavour
+    raise refusals[0]
 
 
 def obstacle(flavour: Flavour) -> str:

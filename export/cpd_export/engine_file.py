@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -14,6 +16,9 @@ from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of, read_onnx
 from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour, for_this_machine
 from cpd_export.files import write_file
+
+Prove = Callable[[Path, Path], None]
+"""Takes an engine and the ONNX file it was built from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,13 @@ def engine_of(onnx: Path, data: bytes, options: BuildOptions, module: str | None
     if timings:
         write_file(cache, timings)
     info = _info(built, onnx.name, data, options)
-    return NewEngine(built.data, replace(manifest, engine=info), info)
+    # What was measured of the ONNX file in onnxruntime was not measured of the engine.
+    return NewEngine(built.data, replace(manifest, engine=info, accuracy={}, latency_ms={}), info)
 
 
-def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | None = None) -> EngineInfo:
+def make_engine(
+    onnx: Path, engine: Path, options: BuildOptions, module: str | None = None, prove: Prove | None = None
+) -> EngineInfo:
     """Builds an engine from an exported ONNX file and puts it in its place; nothing is replaced unless that succeeds.
 
     Args:
@@ -58,12 +66,19 @@ def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | N
         engine: where to write, in the same folder.
         options: how to build.
         module: flavour of TensorRT to build with; default the best one here.
+        prove: is shown the new engine first, with its manifest beside it, and raises what is wrong with it.
 
     Raises:
         EngineError: the ONNX file is missing, damaged, changed or not one of ours.
         ExportError: no engine can be built here, or not from this file.
     """
     new = engine_of(onnx, read_onnx(onnx), options, module)
+    if prove is not None:
+        with TemporaryDirectory() as folder:
+            trial = Path(folder, engine.name)
+            trial.write_bytes(new.data)
+            engine_manifest_path(trial).write_text(new.manifest.to_json(), encoding="utf-8")
+            prove(trial, onnx)
     beside = engine_manifest_path(engine)
     # Alone, or of two that build it at once one could leave its engine beside the manifest of the other.
     with alone_in(engine.parent), atomic(beside) as manifest, atomic(engine) as plan:
@@ -73,7 +88,7 @@ def make_engine(onnx: Path, engine: Path, options: BuildOptions, module: str | N
     return new.info
 
 
-def rebuild(path: Path) -> EngineInfo:
+def rebuild(path: Path, prove: Prove | None = None) -> EngineInfo:
     """Builds an engine anew for this machine, from the ONNX file beside it and with the options it had.
 
     Options that cannot be had here are left out, which is said.
@@ -81,6 +96,7 @@ def rebuild(path: Path) -> EngineInfo:
     Args:
         path: the engine, present or not, or the ONNX file. An engine whose manifest cannot be read is built with
             default options from the ONNX file of the same name.
+        prove: as for ``make_engine``.
 
     Raises:
         EngineError: the ONNX file is missing, damaged, not one of ours or another than the engine was built from.
@@ -109,7 +125,7 @@ def rebuild(path: Path) -> EngineInfo:
         click.echo(
             f"warning: {engine} is built without {' and '.join(lost)}, which {flavour.module} lacks here", err=True
         )
-    return make_engine(onnx, engine, here, flavour.module)
+    return make_engine(onnx, engine, here, flavour.module, prove)
 
 
 def _options(info: EngineInfo) -> BuildOptions:

@@ -36,7 +36,7 @@ class Engine:
     status: Status = "failed"
     reason: str = ""
     logits: Logits | None = None
-    """(clips, classes) on the test split; None unless validated."""
+    """(clips, classes) on the test split; None unless it answered every clip."""
     samples_s: Samples | None = None
     """(runs,) seconds of single clips; None unless validated."""
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cpd.errors import EngineError, EngineMismatchError, install
+from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Runner, open_runner
+from cpd_serve.twin import check_engine
 
 if TYPE_CHECKING:
     from cpd.manifest import EngineInfo
@@ -43,10 +45,11 @@ def open_engine(
 
 
 def rebuild(path: Path) -> EngineInfo:
-    """Builds an engine for this machine from the ONNX file beside it.
+    """Builds an engine for this machine from the ONNX file beside it; where there is a GPU, one that answers alike.
 
     Raises:
-        EngineError: what builds engines is not installed, or the ONNX file is missing or damaged.
+        EngineError: what builds engines is not installed, the ONNX file is missing or damaged, or the new engine does
+            not run or answers otherwise; the old one then stays.
         ExportError: no engine can be built here.
     """
     try:  # by name: serving must not depend on what exports, which a device may lack
@@ -56,5 +59,17 @@ def rebuild(path: Path) -> EngineInfo:
             f"{path}: cannot be built anew: {error.name} is not installed",
             f"{install('cuda')}, or export it on another machine",
         ) from error
-    info: EngineInfo = engine_file.rebuild(path)
+    info: EngineInfo = engine_file.rebuild(path, prove if driver_present() else None)
     return info
+
+
+def prove(new: Path, onnx: Path) -> None:
+    """
+    Raises:
+        EngineError: an engine that was just built does not run here, or answers otherwise than its ONNX file.
+    """
+    try:
+        check_engine(new, onnx)
+    except EngineError as error:
+        told = error.args[0].replace(str(new), f"the new {new.name}")
+        raise EngineError(f"{told}; it is not put in place", f"cpd-serve --engine {onnx} runs here") from error

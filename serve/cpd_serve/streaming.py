@@ -18,7 +18,7 @@ from cpd_serve.runner import Frames, Logits, Runner
 from cpd_serve.sources import TimedFrame
 
 if TYPE_CHECKING:
-    from cpd_serve.runtimes.onnx import OnnxStreamRunner, StreamMemory
+    from cpd_serve.runtimes.onnx_stream import OnnxStreamRunner, StreamMemory
 
 MAX_FRAMES_A_SEGMENT = 8
 """A window keeps at most this many frames for each one the model looks at, so its memory has a bound."""

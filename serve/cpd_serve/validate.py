@@ -35,6 +35,7 @@ from cpd_serve.environment import environment
 from cpd_serve.gates import Gate, exact_gate, latency_gate, split_gate, verdict
 from cpd_serve.latency import Samples, summarise
 from cpd_serve.measuring import Engine, open_engine, percentile_interval_ms, run_on_clips, speedup, time_in_turns
+from cpd_serve.twin import difference_fault
 
 if TYPE_CHECKING:
     from cpd.config import Pipeline
@@ -75,6 +76,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
     with ExitStack() as stack:
         engines = [open_engine(file, run_dir, labels, config.device, stack) for file in files]
         run_on_clips(engines, clips)
+        compare_with_onnx(engines)
         time_in_turns(engines, clips[0], config.validate_.latency_runs, config.seed)
     gates = judge(config, engines, references)
     result = {
@@ -171,6 +173,18 @@ def graph_difference(engine: Engine, engines: list[Engine]) -> float | None:
         return float(np.abs(engine.logits - source.logits).max())
     values = [proof["value"] for proof in engine.file["proofs"] if proof["name"].startswith(GRAPH_PROOF)]
     return max(values) if values else None
+
+
+def compare_with_onnx(engines: list[Engine]) -> None:
+    """An engine whose answers are not those of its ONNX file, as far as its precision allows, fails."""
+    for engine in engines:
+        role, runtime, precision = engine.kind
+        source = validated(engines, (role, "onnxruntime", precision))
+        if runtime == "onnxruntime" or source is None or source.logits is None or engine.logits is None:
+            continue
+        engine.reason = difference_fault(engine.logits, source.logits, source.file["precision"])
+        if engine.reason:
+            engine.status = "failed"
 
 
 def validated(engines: list[Engine], kind: tuple[str, str, str]) -> Engine | None:

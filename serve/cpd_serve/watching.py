@@ -166,7 +166,7 @@ def streaming_twin(path: Path) -> Path:
 
 def labeller_of(runner: Runner, manner: Manner) -> Labeller[Any]:
     """Frame by frame where the model was exported for it, else by a sliding window."""
-    from cpd_serve.runtimes.onnx import OnnxStreamRunner
+    from cpd_serve.runtimes.onnx_stream import OnnxStreamRunner
 
     labels = runner.manifest.labels
     if isinstance(runner, OnnxStreamRunner):

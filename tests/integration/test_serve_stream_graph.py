@@ -14,7 +14,7 @@ import pytest
 from cpd.clip import ClipSpec
 from cpd.manifest import Manifest
 from cpd_serve.runner import open_runner
-from cpd_serve.runtimes.onnx import OnnxStreamRunner
+from cpd_serve.runtimes.onnx_stream import OnnxStreamRunner
 from cpd_serve.sources import TimedFrame
 from cpd_serve.streaming import ByFrame
 

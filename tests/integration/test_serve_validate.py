@@ -16,7 +16,8 @@ from cpd.config import Data, Gates, Model, Pipeline, Rendered, Validate
 from cpd.dataset import Clip, write_clips
 from cpd.errors import DataError, EngineError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
-from cpd_serve import validate
+from cpd_serve import measuring, validate
+from cpd_serve.runner import open_runner
 
 LABELS = ("red", "green", "blue")
 CLIPS = 36
@@ -162,6 +163,33 @@ def test_an_engine_that_cannot_run_here_says_so(run_dir: Path) -> None:
     assert engine["top1"] is engine["latency_ms"] is None
     assert engine["size_bytes"] == 6
     assert result["verdict"] == "pass"
+
+
+@pytest.mark.parametrize(("scale", "status"), [(10.0, "validated"), (10.5, "failed")])
+def test_an_engine_that_answers_otherwise_than_its_onnx_file_fails(
+    run_dir: Path, write_model: WriteModel, monkeypatch: pytest.MonkeyPatch, scale: float, status: str
+) -> None:
+    stand_in = write_model(run_dir / "engine.onnx", scale, clip=EXACT)  # runs where an engine does not
+    (run_dir / "export/student.trt").write_bytes(b"engine")
+    add_file(run_dir, entry("student.trt", "student", "tensorrt"))
+    monkeypatch.setattr(
+        measuring,
+        "open_runner",
+        lambda path, provider: open_runner(*((stand_in, "cpu") if path.suffix == ".trt" else (path, provider))),
+    )
+    result = validated(run_dir, top1_min=0.9)
+    engine = result["engines"][2]
+    assert engine["status"] == status
+    assert result["verdict"] == "pass", "the gates judge the ONNX file"
+    if status == "validated":
+        assert (engine["reason"], engine["max_abs_graph_difference"]) == ("", 0.0)
+        assert engine["top1"] is not None
+    else:  # logits are 200 / 255 * 10, of which a twentieth is 0.392
+        assert engine["reason"].startswith(
+            "its logits are up to 0.392 from those of its ONNX file, where fp32 may be 0.0"
+        )
+        assert engine["max_abs_graph_difference"] == pytest.approx(0.39, abs=0.01)
+        assert engine["top1"] is engine["latency_ms"] is None
 
 
 def test_an_engine_that_gives_no_numbers_fails_and_the_rest_goes_on(run_dir: Path, write_model: WriteModel) -> None:

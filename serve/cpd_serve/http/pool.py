@@ -22,6 +22,8 @@ RETRY_S = 1.0
 """Until a worker that did not start is tried again."""
 START_S = 60.0
 """A worker that has not loaded its model by then never will."""
+BUILD_S = 600.0
+"""Instead, where onnxruntime's TensorRT provider may have to build an engine first."""
 
 
 class PoolBusyError(CpdError):
@@ -49,6 +51,7 @@ class WorkerPool:
             on_restart: called whenever a process is lost.
         """
         self._command = [sys.executable, "-m", "cpd_serve.http.worker", engine, *([provider] if provider else [])]
+        self._start_s = BUILD_S if (provider or "").lower().startswith("tensorrt") else START_S
         self._workers, self._may_wait, self._timeout_s, self._on_restart = workers, waiting, timeout_s, on_restart
         self._idle: asyncio.Queue[Process] = asyncio.Queue()
         self._started: set[Process] = set()
@@ -170,7 +173,7 @@ class WorkerPool:
             raise EngineError(f"the worker process does not start: {reason}") from error
         self._started.add(process)
         try:
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(self._start_s):
                 line = await exchange(process, "")
         except TimeoutError:
             line = b""

@@ -19,6 +19,7 @@ from cpd.onnx_file import manifest_of, read_onnx
 from cpd.threads import threads_for, usable_cpus
 from cpd_serve.cuda_driver import driver_present
 from cpd_serve.runner import Frames, Logits, check_frames
+from cpd_serve.runtimes.placement import RECORD, check_placement
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -28,9 +29,10 @@ SHORT_NAMES = {
 ON_CUDA = (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"])
 FP32 = {"use_tf32": "0"}
 """For CUDA's provider: a graph that says fp32 shall be fp32, as in the engines of TensorRT."""
+BATCH_MAX = 16
+"""Clips, or frames of as many streams, that go to a GPU at once; more go one batch after the other."""
 NEXT = "next_"
 """Prefix of the output that is given to the input of the same name with the following frame."""
-Caches = dict[str, NDArray[np.float32]]
 FATAL_ONLY = 4
 """onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
 
@@ -45,11 +47,21 @@ def load(path: Path, provider: str | None = None, threads: int | None = None) ->
 
         return load_on_device(path, data, manifest, provider, threads)
     threads = threads or threads_for(manifest.flops // (manifest.clip.frames if manifest.streaming else 1))
-    providers = {provider: FP32 if provider == SHORT_NAMES["cuda"] else {}}
-    if provider in SHORT_NAMES.values():
-        providers.setdefault(SHORT_NAMES["cpu"], {})
-    session = open_session(path, data, threads, providers)
-    return (OnnxStreamRunner if manifest.streaming else OnnxRunner)(path, manifest, session, provider)
+    if provider == SHORT_NAMES["tensorrt"]:
+        from cpd_serve.runtimes.onnx_tensorrt import open_tensorrt
+
+        inputs = open_session(path, data, threads, {SHORT_NAMES["cpu"]: {}}).get_inputs()
+        session = open_tensorrt(path, data, threads, {node.name: tuple(node.shape[1:]) for node in inputs})
+    else:
+        providers = {provider: FP32 if provider == SHORT_NAMES["cuda"] else {}}
+        if provider in SHORT_NAMES.values():
+            providers.setdefault(SHORT_NAMES["cpu"], {})
+        session = open_session(path, data, threads, providers)
+    if not manifest.streaming:
+        return OnnxRunner(path, manifest, session, provider)
+    from cpd_serve.runtimes.onnx_stream import OnnxStreamRunner
+
+    return OnnxStreamRunner(path, manifest, session, provider)
 
 
 def open_session(
@@ -64,7 +76,7 @@ def open_session(
         providers: each with its options; what one leaves goes to the next. Without the CPU's, none may leave anything.
 
     Raises:
-        EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine.
+        EngineError: onnxruntime refuses the file, or the provider cannot be used on this machine or runs none of it.
     """
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
@@ -72,6 +84,8 @@ def open_session(
     if SHORT_NAMES["cpu"] not in providers:  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         remedy = "use --provider cpu"
+    if provider != SHORT_NAMES["cpu"]:
+        options.add_session_config_entry(RECORD, "1")
     try:
         session = onnxruntime.InferenceSession(
             data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
@@ -84,6 +98,8 @@ def open_session(
             f"{path}: {provider} could not be started on this machine" + (f": {missing}" if missing else ""),
             f"{install}, or use --provider cpu",
         )
+    if provider != SHORT_NAMES["cpu"]:
+        check_placement(path, session, provider)
     session.disable_fallback()
     return session
 
@@ -158,120 +174,6 @@ class OnnxRunner:
         if not good:
             found = [(node.name, node.type, node.shape) for node in (first, *caches, logits, *kept)]
             raise EngineError(f"{self.path}: its graph does not match its manifest: {found}", "export it again")
-
-
-class OnnxStreamRunner(OnnxRunner):
-    """A graph that takes one frame and what it kept of those before, in onnxruntime."""
-
-    def __init__(self, path: Path, manifest: Manifest, session: onnxruntime.InferenceSession, provider: str) -> None:
-        """
-        Raises:
-            EngineError: the graph does not take and give what its manifest says.
-        """
-        self.path, self.manifest, self.provider, self._session = path, manifest, provider, session
-        self._check("frame", manifest.clip.shape[1:])
-        self._cache_shapes = {node.name: node.shape[1:] for node in session.get_inputs()[1:]}
-
-    def predict(self, frames: Frames) -> Logits:
-        """Clips from their first frame on; what ``push`` was given does not matter."""
-        check_frames(frames, self.manifest)
-        caches = self._empty(len(frames))
-        for index in range(frames.shape[1]):
-            logits, caches = self._step(frames[:, index], caches)
-        return logits
-
-    def memory(self) -> StreamMemory:
-        """For a stream of its own, of which nothing was seen yet."""
-        return StreamMemory(self._opened(), [self._empty(1), self._empty(1)], self.manifest)
-
-    def push(self, memories: Sequence[StreamMemory], pixels: Sequence[NDArray[np.uint8]]) -> Logits:
-        """Takes the next frame of each of some streams, all in one batch.
-
-        Args:
-            memories: of the streams, which must differ.
-            pixels: of each, (height, width, 3) uint8.
-
-        Returns:
-            (streams, classes) for each stream up to here.
-
-        Raises:
-            ValueError: frames of another shape or type, or not one for each of different memories.
-            EngineError: the runtime failed, or the model was closed.
-        """
-        self._opened()
-        shape = self.manifest.clip.shape[1:]
-        if not 0 < len(memories) == len(pixels) or len(set(map(id, memories))) < len(memories):
-            raise ValueError("push takes one memory or more, each once, and a frame for each")
-        if not all(frame.dtype == np.uint8 and frame.shape == shape for frame in pixels):
-            raise ValueError(f"a frame must be {shape} uint8")
-        if len(memories) == 1 and self.provider == SHORT_NAMES["cpu"]:
-            try:
-                return memories[0].step(pixels[0])
-            except Exception as error:
-                raise EngineError(f"{self.path}: failed on {self.provider}: {reason(error)}") from error
-        before = [memory.caches for memory in memories]
-        together = {name: np.concatenate([caches[name] for caches in before]) for name in self._cache_shapes}
-        logits, kept = self._step(np.stack(pixels), together)
-        for index, caches in enumerate(before):
-            for name, values in kept.items():
-                caches[name][0] = values[index]
-        return logits
-
-    def _step(self, frame: NDArray[np.uint8], caches: Caches) -> tuple[Logits, Caches]:
-        logits, *kept = self._run({"frame": frame, **caches})
-        return logits, dict(zip(caches, kept, strict=True))
-
-    def _empty(self, batch: int) -> Caches:
-        return {name: np.zeros((batch, *shape), np.float32) for name, shape in self._cache_shapes.items()}
-
-
-class StreamMemory:
-    """What a streaming graph keeps of one stream, in place: the graph reads one set of caches and writes the other.
-
-    A frame alone then allocates and copies nothing but itself, a fifth of the time of a small model's step. On the CPU
-    alone: for a device, what is bound is copied when it is bound, and not again before each run.
-    """
-
-    def __init__(self, session: onnxruntime.InferenceSession, sets: list[Caches], manifest: Manifest) -> None:
-        """
-        Args:
-            session: the streaming graph.
-            sets: two, of zeros.
-            manifest: of the graph.
-        """
-        self._session, self._sets, self._current = session, sets, 0
-        self._frame = np.empty((1, *manifest.clip.shape[1:]), np.uint8)
-        self._logits = np.empty((1, len(manifest.labels)), np.float32)
-        self._bindings: list[onnxruntime.IOBinding] = []
-
-    @property
-    def caches(self) -> Caches:
-        """(1, ...) each, to be given with the next frame; may be written to."""
-        return self._sets[self._current]
-
-    def step(self, pixels: NDArray[np.uint8]) -> Logits:
-        """(1, classes) after one more (height, width, 3) frame."""
-        if not self._bindings:
-            self._bindings = [self._bind(*self._sets), self._bind(*reversed(self._sets))]
-        self._frame[0] = pixels
-        self._session.run_with_iobinding(self._bindings[self._current])
-        self._current = 1 - self._current
-        return self._logits.copy()
-
-    def clear(self) -> None:
-        """Forgets the frames before: the next one begins another stream."""
-        for values in self.caches.values():
-            values.fill(0)
-
-    def _bind(self, read: Caches, written: Caches) -> onnxruntime.IOBinding:
-        binding = self._session.io_binding()
-        inputs: dict[str, NDArray[Any]] = {"frame": self._frame, **read}
-        outputs = {"logits": self._logits, **{NEXT + name: values for name, values in written.items()}}
-        for name, values in inputs.items():
-            binding.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
-        for name, values in outputs.items():
-            binding.bind_output(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)
-        return binding
 
 
 def fits(found: Sequence[int | str | None], wanted: tuple[int, ...]) -> bool:

@@ -5,8 +5,6 @@ A small network waits for the launches of its kernels, and a CUDA graph is one l
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import threading
 import warnings
@@ -21,13 +19,12 @@ from cpd.errors import EngineError
 from cpd.manifest import Manifest
 from cpd_serve.cuda_driver import check_cuda_python
 from cpd_serve.runner import Frames, Logits, check_frames
-from cpd_serve.runtimes.onnx import FP32, SHORT_NAMES, OnnxRunner, open_session, reason
+from cpd_serve.runtimes.onnx import BATCH_MAX, FP32, SHORT_NAMES, OnnxRunner, open_session, reason
+from cpd_serve.runtimes.onnx_tensorrt import open_tensorrt
 
 if TYPE_CHECKING:
     from cpd_serve.runtimes.cuda_buffers import CudaBuffers
 
-BATCH_MAX = 16
-"""Clips that go to the GPU at once; more go one batch after the other."""
 CUDA, TENSORRT, CPU = (SHORT_NAMES[name] for name in ("cuda", "tensorrt", "cpu"))
 REFUSES_GRAPHS = "as requested by the user"
 """In onnxruntime's message where a model cannot be captured as a whole."""
@@ -59,10 +56,7 @@ def _session(
     path: Path, data: bytes, manifest: Manifest, provider: str, threads: int | None
 ) -> onnxruntime.InferenceSession:
     if provider == TENSORRT:
-        if importlib.util.find_spec("tensorrt") is not None:
-            importlib.import_module("tensorrt")  # loads the libraries of TensorRT that pip installed
-        options = tensorrt_options(manifest.clip.shape)
-        return open_session(path, data, threads, {TENSORRT: options, CUDA: FP32, CPU: {}})
+        return open_tensorrt(path, data, threads, {"frames": manifest.clip.shape})
     try:
         return open_session(path, data, threads, {CUDA: {"enable_cuda_graph": "1", **FP32}, CPU: {}})
     except EngineError as error:
@@ -70,13 +64,6 @@ def _session(
             raise
         warnings.warn(f"runs without CUDA graphs: {error}", stacklevel=2)
         return open_session(path, data, threads, {CUDA: FP32, CPU: {}})
-
-
-def tensorrt_options(clip: tuple[int, ...]) -> dict[str, str]:
-    """One engine for batches of every size; without a range, each larger batch would build another."""
-    shape = "x".join(map(str, clip))
-    batches = {"min": 1, "opt": 1, "max": BATCH_MAX}
-    return {f"trt_profile_{bound}_shapes": f"frames:{batch}x{shape}" for bound, batch in batches.items()}
 
 
 class OnnxDeviceRunner(OnnxRunner):
@@ -109,12 +96,14 @@ class OnnxDeviceRunner(OnnxRunner):
         check_frames(frames, self.manifest)
         chunks = [frames[start : start + BATCH_MAX] for start in range(0, len(frames), BATCH_MAX)]
         with self._lock:  # the buffers belong to one prediction at a time
+            self._opened()
             return np.concatenate([self._predict(chunk) for chunk in chunks])
 
     def close(self) -> None:
-        self._bound.clear()
-        super().close()
-        self._buffers.close()
+        with self._lock:  # what a prediction is using is not freed under it
+            self._bound.clear()
+            super().close()
+            self._buffers.close()
 
     def _predict(self, frames: Frames) -> Logits:
         shape = (len(frames), len(self.manifest.labels))

@@ -59,6 +59,7 @@ class TensorRtRunner:
             raise EngineMismatchError(
                 f"{path}: cannot be loaded (built for {info.target}): {reason}", rebuild_remedy(path, info.onnx)
             )
+        check_tensors(path, self.manifest, info, tensors_of(self._engine))
         self._context = self._new_context(trt)
         self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
         with ExitStack() as held:  # what is on the GPU is freed where something after it fails
@@ -81,11 +82,14 @@ class TensorRtRunner:
         check_frames(frames, self.manifest)
         chunks = [frames[start : start + self._max_batch] for start in range(0, len(frames), self._max_batch)]
         with self._lock:  # the buffers and the context belong to one prediction at a time
+            if self._engine is None:
+                raise EngineError(f"{self.path}: was closed")
             return np.concatenate([self._predict(chunk) for chunk in chunks])
 
     def close(self) -> None:
-        self._held.close()
-        self._graphs, self._context, self._engine = {}, None, None
+        with self._lock:  # what a prediction is using is not freed under it
+            self._held.close()
+            self._graphs, self._context, self._engine = {}, None, None
 
     def __enter__(self) -> Self:
         return self
@@ -107,10 +111,10 @@ class TensorRtRunner:
         """Puts both copies and the engine between them on the stream."""
         shape = (batch, *self.manifest.clip.shape)
         self._buffers.upload(math.prod(shape))
-        context.set_input_shape("frames", shape)
+        taken = context.set_input_shape("frames", shape)
         context.set_tensor_address("frames", self._buffers.input_address)
         context.set_tensor_address("logits", self._buffers.output_address)
-        if not context.execute_async_v3(self._buffers.stream_handle):
+        if not taken or not context.execute_async_v3(self._buffers.stream_handle):
             raise EngineError(f"{self.path}: failed on {self.provider}: {self._log.last}")
         self._buffers.download(batch * len(self.manifest.labels) * 4)
 
@@ -172,6 +176,39 @@ def read_engine_manifest(path: Path, data: bytes) -> tuple[Manifest, EngineInfo]
             rebuild_remedy(path, manifest.engine.onnx),
         )
     return manifest, manifest.engine
+
+
+def tensors_of(engine: Any) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+    """Mode, type and shape of every input and output of an engine, in its own names; -1 is a size of any value."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    return {
+        name: (
+            engine.get_tensor_mode(name).name,
+            engine.get_tensor_dtype(name).name,
+            tuple(engine.get_tensor_shape(name)),
+        )
+        for name in names
+    }
+
+
+def check_tensors(
+    path: Path, manifest: Manifest, info: EngineInfo, found: dict[str, tuple[str, str, tuple[int, ...]]]
+) -> None:
+    """Memory is reserved by what the manifest says, and an engine writes as much as it was built to.
+
+    Raises:
+        EngineMismatchError: the engine takes or gives something else than clips and logits of the manifest's shapes.
+    """
+    batch = found.get("frames", ("", "", (-1,)))[2][:1]  # a number where it was built for batches of one size
+    wanted = {
+        "frames": ("INPUT", "UINT8", batch + manifest.clip.shape),
+        "logits": ("OUTPUT", "FLOAT", (*batch, len(manifest.labels))),
+    }
+    if found != wanted:
+        raise EngineMismatchError(
+            f"{path}: does not match its manifest: has {found}, its manifest says {wanted}",
+            rebuild_remedy(path, info.onnx),
+        )
 
 
 def check_driver(path: Path, remedy: str) -> None:

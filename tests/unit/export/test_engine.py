@@ -90,6 +90,19 @@ def test_full_tensorrt_is_chosen_where_it_can_build_and_rtx_elsewhere(monkeypatc
         choose_flavour(OPTIONS, "tensorrt")
 
 
+def test_of_two_that_can_build_the_first_that_has_the_options_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine, "first_gpu", lambda: Gpu("a GPU", "8.9"))
+    named = BuildOptions(compute_capabilities=("8.9",))
+    assert choose_flavour(named).module == "tensorrt_rtx"
+    assert choose_flavour(BuildOptions(version_compatible=True)).module == "tensorrt"
+    with pytest.raises(ExportError, match=r"tensorrt cannot be told to build for compute capability 8\.9"):
+        choose_flavour(named, "tensorrt")
+    neither = BuildOptions(version_compatible=True, compute_capabilities=("8.9",))
+    with pytest.raises(ExportError, match=r"tensorrt cannot be told to build for compute capability 8\.9"):
+        choose_flavour(neither)
+
+
 def test_without_any_tensorrt_every_reason_and_the_remedy_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError) as raised:
@@ -137,6 +150,15 @@ def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> 
     assert (info.engine_sha256, info.onnx_sha256) == (content_sha256(path), content_sha256(colour_model))
     assert info.options["max_batch"] == 4
     assert manifest.labels == ("red", "green", "blue")
+
+
+def test_an_engine_does_not_claim_what_was_measured_of_its_onnx_file(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    onnx_path = write_model(tmp_path / "student.onnx", accuracy={"top1": 0.9}, latency_ms={"p50": 1.3})
+    make_engine(onnx_path, tmp_path / "student.trt", OPTIONS)
+    manifest = Manifest.from_json((tmp_path / "student.trt.json").read_text(), "it")
+    assert (manifest.accuracy, manifest.latency_ms) == ({}, {})
 
 
 def test_named_targets_are_built_for(colour_model: Path) -> None:

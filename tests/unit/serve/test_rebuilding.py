@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cpd.errors import EngineError, EngineMismatchError
+from cpd.lock import content_sha256
 from cpd.manifest import engine_manifest_path
+from cpd_serve import rebuilding, twin
 from cpd_serve.rebuilding import open_engine, rebuild
-from cpd_serve.runner import open_runner
+from cpd_serve.runner import Runner, open_runner
 from cpd_serve.runtimes import tensorrt as tensorrt_runner
 from cpd_serve.runtimes.tensorrt import read_engine_manifest
 
@@ -38,6 +41,33 @@ def test_an_engine_is_built_anew_and_then_fits_its_manifest(stale: Path) -> None
     manifest, read = read_engine_manifest(stale, stale.read_bytes())
     assert read == info
     assert (info.flavour, info.onnx, manifest.labels) == ("tensorrt_rtx", "colours.onnx", ("red", "green", "blue"))
+
+
+@pytest.mark.parametrize("scale", [20.0, 21.0])
+def test_an_engine_takes_the_place_of_the_old_if_it_answers_as_its_onnx_file(
+    stale: Path, write_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="no TensorRT that builds without a GPU")
+    stand_in = write_model(tmp_path / "engine.onnx", scale)
+    shown: list[str] = []
+
+    def opened(path: Path, provider: str | None = None) -> Runner:
+        if path.suffix != ".trt":
+            return open_runner(path, provider)
+        shown.append(read_engine_manifest(path, path.read_bytes())[1].engine_sha256)
+        assert stale.read_bytes() == b"of another machine", "nothing is replaced yet"
+        return open_runner(stand_in)
+
+    monkeypatch.setattr(rebuilding, "driver_present", lambda: True)
+    monkeypatch.setattr(twin, "open_runner", opened)
+    if scale == 20.0:
+        assert rebuild(stale).engine_sha256 == content_sha256(stale) == shown[0]
+        return
+    with pytest.raises(EngineError) as raised:
+        rebuild(stale)
+    assert raised.value.args[0].startswith("the new colours.trt: its logits are up to 0.5")
+    assert raised.value.args[0].endswith("; it is not put in place")
+    assert (stale.read_bytes(), engine_manifest_path(stale).exists()) == (b"of another machine", False)
 
 
 @pytest.mark.parametrize("missing", [False, True])

@@ -8,22 +8,17 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from cpd import container as container_module
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
-from cpd.manifest import METADATA_KEY, Manifest
-from cpd.onnx_file import graph_sha256
 from cpd_serve import sources as sources_module
 from cpd_serve.runner import Runner, open_runner
 from cpd_serve.sources import WAITING_FRAMES, Back, Ended, Item, Lost, Source, Sources, TimedFrame, open_sources
@@ -182,32 +177,6 @@ def test_a_stream_shorter_than_a_window_is_labelled_all_the_same(write_video: Wr
     with open_runner(colour_model) as runner:
         found, _, _ = watched(runner, Manner(10.0, 1.0, 0.0), path)
     assert [change.label for change in found[str(path)]] == ["green"]
-
-
-@pytest.fixture
-def stream_model(tmp_path: Path) -> Path:
-    """A streaming graph whose logits are half of this frame's colour, a quarter of that before, and so on."""
-    path = tmp_path / "stream.onnx"
-    nodes = [
-        helper.make_node("Cast", ["frame"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
-        helper.make_node("Add", ["colour", "past"], ["sum"]),
-        helper.make_node("Mul", ["sum", "half"], ["next_past"]),
-        helper.make_node("Identity", ["next_past"], ["logits"]),
-    ]
-    tensors = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
-               for name in ("past", "next_past", "logits")}  # fmt: skip
-    frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, ["batch", 32, 32, 3])
-    constants = [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(np.float32(0.5), "half")]
-    graph = helper.make_graph(
-        nodes, "stream", [frame, tensors["past"]], [tensors["logits"], tensors["next_past"]], constants
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    manifest = Manifest("student", "colour", tuple(COLOURS), SPEC, "fp32", 18, "", "", streaming=True)
-    manifest = replace(manifest, graph_sha256=graph_sha256(model.SerializeToString()))
-    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
-    onnx.save(model, path)
-    return path
 
 
 def test_a_streaming_model_sees_each_frame_once_and_remembers(stream_model: Path) -> None:

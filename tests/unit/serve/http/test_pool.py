@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,21 @@ def test_a_service_that_can_have_no_process_says_so(refusals: list[Exception]) -
     refusals.append(short(errno.EMFILE))
     with pytest.raises(EngineError, match="the worker process does not start: too many open files"):
         asyncio.run(start())
+
+
+@pytest.mark.parametrize(
+    ("provider", "starts"), [("tensorrt", True), ("TensorrtExecutionProvider", True), ("cuda", False)]
+)
+def test_a_worker_that_may_have_to_build_an_engine_is_given_the_time(
+    monkeypatch: pytest.MonkeyPatch, provider: str, starts: bool
+) -> None:
+    monkeypatch.setattr(pool_module, "START_S", 0.05)
+
+    async def started() -> None:
+        pool = WorkerPool("", provider, 1, waiting=0, timeout_s=20)
+        pool._command = [sys.executable, "-c", "import time; time.sleep(0.5); print('{}', flush=True); input()"]
+        async with pool:
+            pass
+
+    with nullcontext() if starts else pytest.raises(EngineError, match="the worker process does not start"):
+        asyncio.run(started())

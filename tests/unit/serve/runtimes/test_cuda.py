@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -23,7 +24,7 @@ import onnxruntime
 import pytest
 
 from cpd.clip import ClipSpec
-from cpd.errors import EngineError
+from cpd.errors import EngineError, EngineMismatchError
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of
 from cpd_serve import commands
@@ -32,6 +33,7 @@ from cpd_serve.runner import open_runner
 from cpd_serve.runtimes import onnx as onnx_runner
 from cpd_serve.runtimes import tensorrt as tensorrt_runner
 from cpd_serve.runtimes.onnx import FP32
+from cpd_serve.runtimes.placement import check_placement
 
 CLIP = ClipSpec(frames=2, resize=5, crop=(3, 5))
 
@@ -302,8 +304,21 @@ def test_workers_that_cannot_be_processes_say_so(
     assert said.err == (line if warned else "")
 
 
-def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "") -> list:
-    """What onnxruntime is asked for; it then runs on the CPU, and says that it does not."""
+def test_a_closed_graph_predicts_nothing(on_host) -> None:
+    frames = np.zeros((1, *on_host.manifest.clip.shape), np.uint8)
+    on_host.predict(frames)
+    on_host.close()
+    with pytest.raises(EngineError, match="was closed"):
+        on_host.predict(frames)
+
+
+def providers_asked(
+    monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str = "", placed: dict[str, int] | None = None
+) -> list:
+    """What onnxruntime is asked for; it then runs on the CPU, and says that it does not.
+
+    ``placed`` is how many operators it says are on which provider; by default all three on the one asked for.
+    """
     asked: list = []
     real = onnxruntime.InferenceSession
 
@@ -312,7 +327,16 @@ def providers_asked(monkeypatch: pytest.MonkeyPatch, provider: str, refuse: str 
         if refuse and "enable_cuda_graph" in providers[0][1]:
             raise RuntimeError(refuse)
         made = real(data, options, providers=["CPUExecutionProvider"])
+        if providers[0][0] == "CPUExecutionProvider":
+            return made
         monkeypatch.setattr(made, "get_providers", lambda: [name for name, _ in providers])
+        told = made.get_provider_graph_assignment_info()  # which is an error where it was not asked to be recorded
+        counts = placed or {provider: len(told)}
+        parts = [
+            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
+            for name, count in counts.items()
+        ]
+        monkeypatch.setattr(made, "get_provider_graph_assignment_info", lambda: parts)
         return made
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -325,6 +349,39 @@ def test_cuda_is_asked_for_graphs(cuda: Cuda, colour_model: Path, monkeypatch: p
     with open_runner(colour_model, "cuda") as runner:
         assert runner.provider == "CUDAExecutionProvider"
     assert asked == [[("CUDAExecutionProvider", {"enable_cuda_graph": "1", **FP32}), ("CPUExecutionProvider", {})]]
+
+
+def test_a_provider_that_runs_nothing_is_an_error(
+    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers_asked(monkeypatch, "CUDAExecutionProvider", placed={"CPUExecutionProvider": 3})
+    with pytest.raises(EngineError, match=r"CUDAExecutionProvider runs none of its operators \(3 on CPU") as raised:
+        open_runner(colour_model, "cuda")
+    assert raised.value.remedy == "use --provider cpu"
+    assert (cuda.memory, cuda.streams) == ({}, 0)
+
+
+@pytest.mark.parametrize(("here", "warned"), [(1, True), (2, False)])
+def test_a_graph_that_mostly_runs_elsewhere_says_so(
+    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch, here: int, warned: bool
+) -> None:
+    placed = {"CUDAExecutionProvider": here, "CPUExecutionProvider": 3 - here}
+    providers_asked(monkeypatch, "CUDAExecutionProvider", placed=placed)
+    told = "CUDAExecutionProvider runs 1 of its operators, and 2 on CPUExecutionProvider"
+    with pytest.warns(UserWarning, match=told) if warned else nullcontext():
+        open_runner(colour_model, "cuda").close()
+
+
+def test_a_real_provider_that_takes_nothing_is_found_out(colour_model: Path) -> None:
+    name = "AzureExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip(f"this onnxruntime has no {name}")
+    with pytest.raises(EngineError, match=f"{name} runs none of its operators"):
+        onnx_runner.open_session(colour_model, colour_model.read_bytes(), 1, {name: {}, "CPUExecutionProvider": {}})
+
+
+def test_an_onnxruntime_that_cannot_tell_is_believed(colour_model: Path) -> None:
+    check_placement(colour_model, object(), "CUDAExecutionProvider")
 
 
 def test_a_model_that_cannot_be_captured_runs_without_and_says_so(
@@ -362,23 +419,136 @@ def test_a_graph_that_is_not_what_its_manifest_says_leaves_nothing_on_the_gpu(
     assert (cuda.memory, cuda.streams) == ({}, 0)
 
 
-def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches(
-    cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def in_tensorrt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
+    """What onnxruntime is asked for, with TensorRT 10.3.0 and a folder for caches."""
+    package = ModuleType("tensorrt")
+    package.__spec__, package.__version__ = ModuleSpec("tensorrt", None), "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return providers_asked(monkeypatch, "TensorrtExecutionProvider")
+
+
+def cached_under(tmp_path: Path, model: Path) -> Path:
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    name = f"{digest}-onnxruntime{onnxruntime.__version__}-tensorrt10.3.0"
+    return tmp_path / "caches" / "cpd" / "tensorrt" / name
+
+
+def test_tensorrt_in_onnxruntime_builds_one_engine_for_all_batches_and_keeps_it(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path
 ) -> None:
-    asked = providers_asked(monkeypatch, "TensorrtExecutionProvider")
     with open_runner(colour_model, "tensorrt") as runner:
         shape = "x".join(map(str, runner.manifest.clip.shape))
-    assert asked == [
+    folder = cached_under(tmp_path, colour_model)
+    assert folder.stat().st_mode & 0o777 == 0o700, "engines are code, which others must not put there"
+    assert in_tensorrt == [
         [
             (
                 "TensorrtExecutionProvider",
                 {f"trt_profile_{name}_shapes": f"frames:{batch}x{shape}"
-                 for name, batch in (("min", 1), ("opt", 1), ("max", 16))},
+                 for name, batch in (("min", 1), ("opt", 1), ("max", 16))}
+                | {f"trt_{kind}_cache_enable": "1" for kind in ("engine", "timing")}
+                | {f"trt_{kind}_cache_path": str(folder) for kind in ("engine", "timing")},
             ),
             ("CUDAExecutionProvider", FP32),
             ("CPUExecutionProvider", {}),
         ]
     ]  # fmt: skip
+
+
+def test_a_streaming_graph_in_tensorrt_has_a_range_for_every_input(in_tensorrt: list, stream_model: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (35, 32, 32, 3), dtype=np.uint8)
+    with open_runner(stream_model, "tensorrt") as runner, open_runner(stream_model, "cpu") as plain:
+        assert runner.provider == "TensorrtExecutionProvider"
+        pair = [[one.memory() for _ in frames] for one in (runner, plain)]
+        for _ in range(2):
+            given, wanted = runner.push(pair[0], list(frames)), plain.push(pair[1], list(frames))
+            np.testing.assert_allclose(given, wanted, rtol=1e-6)
+    providers = dict(in_tensorrt[1])
+    assert list(providers) == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert providers["CUDAExecutionProvider"] == FP32
+    options = providers["TensorrtExecutionProvider"]
+    for name, batch in (("min", 1), ("opt", 1), ("max", 16)):
+        assert options[f"trt_profile_{name}_shapes"] == f"frame:{batch}x32x32x3,past:{batch}x3"
+
+
+def test_no_batch_is_larger_than_the_range(
+    in_tensorrt: list, stream_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_runner(stream_model, "tensorrt") as runner:
+        batches, real = [], runner._session.run
+        monkeypatch.setattr(
+            runner._session, "run", lambda names, given: batches.append(len(given["frame"])) or real(names, given)
+        )
+        runner.push([runner.memory() for _ in range(35)], [np.zeros((32, 32, 3), np.uint8)] * 35)
+    assert batches == [16, 16, 3]
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "no version", "no home", "read-only"])
+def test_where_nothing_can_be_kept_the_engine_is_built_all_the_same(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    if obstacle == "a file":
+        (tmp_path / "caches").write_text("")
+    elif obstacle == "no version":  # TensorRT of the system, without its Python module
+        monkeypatch.delitem(sys.modules, "tensorrt")
+        if importlib.util.find_spec("tensorrt"):
+            pytest.skip("TensorRT is installed")
+    elif obstacle == "no home":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+    open_runner(colour_model, "tensorrt").close()
+    ((_, options), *_) = in_tensorrt[0]
+    assert [name for name in options if "cache" in name] == []
+
+
+def test_a_cache_that_is_named_by_a_relative_path_is_not_believed(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # which the XDG specification has ignored
+    open_runner(colour_model, "tensorrt").close()
+    ((_, options), *_) = in_tensorrt[0]
+    assert Path(options["trt_engine_cache_path"]).parent == tmp_path / ".cache" / "cpd" / "tensorrt"
+
+
+def test_an_engine_that_was_kept_and_cannot_be_read_is_built_again(
+    in_tensorrt: list, colour_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, working = cached_under(tmp_path, colour_model), onnxruntime.InferenceSession
+
+    def session(data, options, providers):
+        if any(folder.iterdir()):
+            raise RuntimeError("TensorRT EP could not deserialize engine from cache")
+        return working(data, options, providers)
+
+    folder.mkdir(parents=True)
+    (folder / "half.engine").write_bytes(b"half")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    open_runner(colour_model, "tensorrt").close()
+    assert (len(in_tensorrt), list(folder.iterdir())) == (1, [])
+
+
+def test_what_fails_without_anything_kept_is_tried_once(
+    in_tensorrt: list, colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def session(data, options, providers):
+        tries.append(providers)
+        raise RuntimeError("no kernel image for this GPU")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineError, match="cannot be loaded: no kernel image for this GPU"):
+        open_runner(colour_model, "tensorrt")
+    assert len(tries) == 1
 
 
 def test_without_cuda_python_it_is_asked_for(colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,10 +600,17 @@ def trt(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         module.contexts.append(Context(cuda, config))
         return module.contexts[-1]
 
+    tensors = {"frames": ("INPUT", "UINT8", (-1, *CLIP.shape)), "logits": ("OUTPUT", "FLOAT", (-1, 2))}
     engine = SimpleNamespace(
         create_execution_context=context,
         create_runtime_config=SimpleNamespace,
         get_tensor_profile_shape=lambda name, index: [(1,), (1,), (4,)],
+        tensors=tensors,
+        num_io_tensors=2,
+        get_tensor_name=lambda index: list(tensors)[index],
+        get_tensor_mode=lambda name: SimpleNamespace(name=tensors[name][0]),
+        get_tensor_dtype=lambda name: SimpleNamespace(name=tensors[name][1]),
+        get_tensor_shape=lambda name: tensors[name][2],
     )
     module.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)})
     module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
@@ -527,6 +704,58 @@ def test_an_engine_is_read_once_and_proven_before_it_is_deserialised(
     with pytest.raises(EngineError, match="SHA-256 differs"):
         open_runner(engine)
     assert loads == [b"engine"]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"logits": ("OUTPUT", "FLOAT", (-1, 3))},  # would write beyond the memory for two labels
+        {"logits": ("OUTPUT", "HALF", (-1, 2))},
+        {"logits": ("OUTPUT", "FLOAT", (8, 2))},
+        {"frames": ("INPUT", "UINT8", (-1, 8, *CLIP.shape[1:]))},
+        {"frames": ("INPUT", "FLOAT", (-1, *CLIP.shape))},
+        {"frames": ("OUTPUT", "UINT8", (-1, *CLIP.shape))},
+        {"features": ("OUTPUT", "FLOAT", (-1, 64))},
+    ],
+)
+def test_an_engine_that_is_not_what_its_manifest_says_gets_no_memory(cuda, trt, engine: Path, others) -> None:
+    trt.built.tensors.update(others)
+    trt.built.num_io_tensors = len(trt.built.tensors)
+    with pytest.raises(EngineMismatchError, match=r"does not match its manifest: has .*says .*FLOAT"):
+        open_runner(engine)
+    assert (cuda.memory, cuda.streams, trt.contexts) == ({}, 0, [])
+
+
+def test_an_engine_for_batches_of_one_size_fits(cuda, trt, engine: Path) -> None:
+    trt.built.tensors.update(frames=("INPUT", "UINT8", (4, *CLIP.shape)), logits=("OUTPUT", "FLOAT", (4, 2)))
+    with open_runner(engine) as runner:
+        np.testing.assert_array_equal(runner.predict(frames_of(4)), sums(frames_of(4)))
+
+
+def test_what_is_asked_of_an_engine_is_what_tensorrt_answers(trt) -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    for name in vars(trt.built).keys() - {"tensors"}:
+        assert hasattr(real.ICudaEngine, name)
+    for mode, kind, _ in trt.built.tensors.values():
+        assert getattr(real.TensorIOMode, mode).name == mode
+        assert getattr(real.DataType, kind).name == kind
+
+
+def test_a_batch_that_tensorrt_refuses_is_an_error(cuda, trt, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_runner(engine) as runner:
+        monkeypatch.setattr(Context, "set_input_shape", lambda self, name, shape: self.shapes.append(shape) is not None)
+        with pytest.raises(EngineError, match="failed on NVIDIA X"):
+            runner.predict(frames_of(2))
+
+
+def test_a_closed_engine_predicts_nothing(cuda, trt, engine: Path) -> None:
+    runner = open_runner(engine)
+    runner.close()
+    runner.close()
+    for clips in (1, 2):
+        with pytest.raises(EngineError, match=r"student\.trt: was closed"):
+            runner.predict(frames_of(clips))
+    assert not cuda.memory
 
 
 def test_tensorrt_for_rtx_captures_by_itself(cuda, trt, engine: Path) -> None:
