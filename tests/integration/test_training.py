@@ -15,7 +15,7 @@ from cpd.config import Distill, Pipeline
 from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
-from cpd_train import distill, prepare, teacher
+from cpd_train import distill, judging, prepare, teacher
 from cpd_train.answers import Memory, Spectra, Teacher, half
 from cpd_train.common import Setting
 from cpd_train.distill import Collaboration
@@ -309,6 +309,24 @@ def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
     teacher.run(config_of(teacher=section), tmp_path)
     theirs, ours = (load_file(path) for path in (checkpoint, tmp_path / "teacher" / "teacher.safetensors"))
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("role", "split"), [("teacher", "validation"), ("teacher", "test"), ("student", "test")])
+def test_a_gpu_that_is_full_outside_of_training_names_the_setting_too(taught, tmp_path, role, split, monkeypatch):
+    predict = judging.predict
+
+    def full(model, loader):
+        if loader.clips[0].split == split:
+            raise RuntimeError("Can't allocate 6220800 bytes on device 0.")
+        return predict(model, loader)
+
+    monkeypatch.setattr(judging, "predict", full)
+    shutil.copytree(taught / "data", tmp_path / "data")
+    shutil.copytree(taught / "teacher", tmp_path / "teacher")
+    as_it_is = BASE["teacher"] | {"epochs": 0, "checkpoint": str(taught / "teacher" / "teacher.safetensors")}
+    config = config_of(teacher=as_it_is, student=BASE["student"] | {"epochs": 1})
+    with pytest.raises(TrainingError, match=rf"too little memory for the {role}: .*\(lower {role}\.batch_size\)"):
+        (teacher if role == "teacher" else distill).run(config, tmp_path)
 
 
 def test_a_teacher_that_is_loaded_as_it_is_must_be_whole_and_made_for_these_clips(taught, tmp_path):

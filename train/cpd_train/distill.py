@@ -24,6 +24,7 @@ from cpd_train.start import begin, told
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
+@room_for("student")
 def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     """Writes student.safetensors, metrics.jsonl and test_logits.npz into ``student/``; returns a one-line summary.
 
@@ -42,8 +43,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     training = setting.loader("train", section.batch_size)
     clips = partial(clips_to_fit, training, config.augment, config.seed, config.distill.views)
     loaded = section.checkpoint is not None
-    with room_for("student"):
-        start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
+    start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision, memory)
     outcome = fit(

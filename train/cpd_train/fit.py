@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -24,6 +25,10 @@ from cpd_train.cuda import Utilisation, why_no_gpu
 from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
+
+
+NO_ROOM = re.compile(r".*out of memory|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+")
+"""How torch and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
 
 
 class Step(ABC):
@@ -195,11 +200,12 @@ def room_for(role: str) -> Iterator[None]:
             f"a batch of the {role} has a single value of each channel, which has no variance",
             f"raise {role}.batch_size",
         ) from error
-    except RuntimeError as error:  # torch's, or DALI's, which has no type of its own
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:  # torch's; DALI's are MemoryErrors outside of its operators
+        said = NO_ROOM.search(str(error))
+        if said is None:
             raise
         raise TrainingError(
-            f"the GPU has too little memory to train the {role}: {str(error).partition('. Tried')[0]}",
+            f"the GPU has too little memory for the {role}: {said[0]}",
             f"lower {role}.batch_size",
         ) from error
 

@@ -11,7 +11,7 @@ from cpd.config import Distill, Model, Pipeline, Spectrum
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration, rehearse
-from cpd_train.fit import Outcome, Step, fit
+from cpd_train.fit import Outcome, Step, fit, room_for
 from cpd_train.judging import judge, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
@@ -22,6 +22,7 @@ BORN_AGAIN = Distill(spectrum=Spectrum(weight=0.1))
 """How a teacher learns from the one before it: as a student does, but from random kernels, and by attention maps."""
 
 
+@room_for("teacher")
 def run(config: Pipeline, run_dir: Path) -> str:
     """Writes teacher.safetensors, metrics.jsonl and test_logits.npz into ``teacher/``; returns a one-line summary.
 
