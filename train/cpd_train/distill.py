@@ -104,7 +104,7 @@ class Collaboration(Step):
         precision: str = "auto",
         memory: Memory | None = None,
     ) -> None:
-        self.student, self.distill = student, distill
+        self.student, self.distill, self.precision = student, distill, precision
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
         self._now = self.weights
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
@@ -120,7 +120,7 @@ class Collaboration(Step):
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""
-        with networks_in(batch.frames.device, self.teacher.precision):
+        with networks_in(batch.frames.device, self.precision):
             ours = self.student.with_features(batch.frames)
         scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
         confidence = None

@@ -74,10 +74,10 @@ class FromLabels(Step):
     """The loss of a first generation: the cross-entropy with the true labels."""
 
     def __init__(self, model: VideoClassifier, section: Model, precision: str) -> None:
-        self._model, self._section, self._precision = model, section, precision
+        self._model, self._section, self.precision = model, section, precision
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002  # the same throughout
-        with networks_in(batch.frames.device, self._precision):
+        with networks_in(batch.frames.device, self.precision):
             logits = self._model(batch.frames)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._section.label_smoothing)
         terms = {"cross_entropy": loss}
