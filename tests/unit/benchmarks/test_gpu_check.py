@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -226,15 +227,59 @@ def test_engines_run_one_after_the_other_and_lose_their_own_row_alone(
     assert {json.loads(line)["not_run"] for line in told.getvalue().splitlines()} == {"no time was left to measure it"}
 
 
-def test_outcomes_of_tests_are_counted_with_their_reasons(module, tmp_path: Path) -> None:
-    junit = tmp_path / "tests.xml"
-    junit.write_text(
-        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><skipped message="Skipped: no GPU"/></testcase>'
-        '<testcase name="c"><failure message="assert 1&#10; == 2"/></testcase></testsuite></testsuites>'
-    )
-    assert module("gpu_tests").counted(junit) == {
-        "passed": 1, "failed": 1, "skipped": 1, "skipped: b": "no GPU", "failed: c": "assert 1 == 2"
+def run_tests(module, folder: Path, tests: str, limit_s: float) -> dict[str, object]:
+    """The row of gpu_tests.py for these tests."""
+    path, told = folder / "test_some.py", io.StringIO()
+    path.write_text(tests)
+    options = [str(path), "--rootdir", str(folder), "-p", "no:cacheprovider"]
+    rows = module("rows")
+    module("gpu_tests").run(rows.Setup("cuda", True, folder, limit_s), rows.Rows(told), options)
+    return json.loads(told.getvalue())
+
+
+def test_a_gpu_test_that_crashes_is_one_that_failed_and_the_others_go_on(module, tmp_path: Path) -> None:
+    tests = """
+import os, pytest
+def test_first(): pass
+def test_crashes(): os.abort()
+@pytest.fixture
+def broken(): raise OSError("no device")
+def test_broken(broken): pass
+@pytest.mark.skip(reason="no GPU")
+def test_skipped(): pass
+@pytest.mark.parametrize("at", [0, 1])
+def test_crashes_too(at): os.abort()
+def test_fails(): assert 1 == 2
+def test_last(): pass
+"""
+    values = run_tests(module, tmp_path, tests, 200.0)["values"]
+    for name in ("test_crashes", "test_crashes_too[0]", "test_crashes_too[1]"):
+        assert re.match(r"worker 'gw\d' crashed while running", values.pop(f"failed: {name}")), name
+    assert values == {
+        "passed": 2, "failed": 5, "skipped": 1, "failed: test_broken": "OSError: no device",
+        "skipped: test_skipped": "no GPU", "failed: test_fails": "assert 1 == 2",
     }  # fmt: skip
+
+
+def test_a_gpu_test_that_hangs_loses_those_alone_that_had_not_run(module, tmp_path: Path) -> None:
+    tests = """
+import time
+def test_first(): pass
+def test_fails(): assert 1 == 2
+def test_hangs(): time.sleep(600)
+def test_last(): pass
+"""
+    limit = "not reached within 20 s"
+    assert run_tests(module, tmp_path, tests, 20.0)["values"] == {
+        "passed": 1, "failed": 1, "skipped": 0, "not run": 2, "failed: test_fails": "assert 1 == 2",
+        "not run: test_hangs": limit, "not run: test_last": limit,
+    }  # fmt: skip
+
+
+def test_tests_that_cannot_begin_say_how_pytest_ended(module, tmp_path: Path) -> None:
+    rows, told = module("rows"), io.StringIO()
+    module("gpu_tests").run(rows.Setup("cuda", True, tmp_path, 60.0), rows.Rows(told), ["--no-such-option"])
+    assert json.loads(told.getvalue()) == {"name": "pytest -m gpu", "not_run": "pytest ended with status 4"}
 
 
 @pytest.mark.parametrize(
