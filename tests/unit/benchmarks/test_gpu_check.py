@@ -227,6 +227,20 @@ def test_engines_run_one_after_the_other_and_lose_their_own_row_alone(
     assert {json.loads(line)["not_run"] for line in told.getvalue().splitlines()} == {"no time was left to measure it"}
 
 
+def test_a_student_that_cannot_be_compiled_loses_its_row_alone(module, tmp_path: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    steps, rows, told = module("steps"), module("rows"), io.StringIO()
+    setup = rows.Setup("cpu", True, tmp_path, 600.0)
+    steps.run(setup, rows.Rows(told, skip=["CE"]))
+    found = {row.pop("name"): row for row in map(json.loads, told.getvalue().splitlines())}
+    assert list(found) == [name for name in steps.names(setup) if name != "CE"]
+    assert found.pop("method, compiled student") == {"not_run": "no C++ compiler"}
+    assert all("values" in row for row in found.values())
+
+
 def run_tests(module, folder: Path, tests: str, limit_s: float) -> dict[str, object]:
     """The row of gpu_tests.py for these tests."""
     path, told = folder / "test_some.py", io.StringIO()
@@ -334,6 +348,9 @@ def test_every_part_runs_in_small(tmp_path: Path) -> None:
         assert values["decode", f"{codec} 60p"]["loader clips/s"] > 0, codec
     assert values["training", "KD, 720p H.264, NVDEC"]["clips/s"] > 0
     assert values["steps", "method, teacher kept"]["over KD"] > 0
+    compiled = values["steps", "method, compiled student"]
+    assert compiled["over not compiled"] > 0
+    assert compiled["first step s"] > 10 * compiled["step ms"] / 1e3, "nothing was compiled"
     assert {aim["status"] for aim in report["aims"]} == {"not measured"}
     if not torch.cuda.is_available():
         assert missed["student", "tensorrt_rtx fp32"] == "no CUDA GPU"
