@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-CODECS = {"mjpeg": ".avi", "mpeg4": ".avi", "libvpx": ".webm", "libvpx-vp9": ".webm", "libx264": ".mp4"}
+CODECS = {
+    "mjpeg": ".avi", "mpeg4": ".avi", "libvpx": ".webm", "libvpx-vp9": ".webm", "libx264": ".mp4", "libx265": ".mp4",
+    "libsvtav1": ".mp4",
+}  # fmt: skip
 """Encoders every PyAV wheel has, with a container each is commonly found in."""
 
 WriteVideo = Callable[..., Path]

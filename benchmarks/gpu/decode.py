@@ -9,10 +9,11 @@ from functools import partial
 
 import torch
 from inputs import ENCODERS, LABELS, clip_of, written
-from rows import Rows, Setup, Values, significant
+from rows import Rows, Setup, Values, reason, significant
 
 from cpd.container import Decoder
 from cpd.dataset import Clip
+from cpd.errors import VideoError
 from cpd.threads import usable_cpus
 from cpd.video import read_windows
 from cpd_train.loader import ClipLoader
@@ -54,7 +55,10 @@ def compare(clips: list[Clip], frames: int, setup: Setup) -> Values:
         "loader over PyAV": significant(with_loader / with_pyav),
     }
     if loader.reads(0) and setup.on_gpu:  # as cpd-serve --decoder nvdec does, each time with a new decoder
-        values["PyAV with NVDEC clips/s"] = significant(pyav_rate(clips, setup, "nvdec"))
+        try:
+            values["PyAV with NVDEC clips/s"] = significant(pyav_rate(clips, setup, "nvdec"))
+        except VideoError as error:  # AV1, for which PyAV takes a decoder without NVDEC
+            values["PyAV with NVDEC"] = f"not run: {reason(error)}"
     if loader.reads(0):  # every frame between a keyframe and the sampled ones is decoded; here that is nearly all
         values["loader frames/s"] = significant(with_loader * frames)
     return values

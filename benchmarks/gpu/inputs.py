@@ -18,11 +18,15 @@ from cpd_train.models import ModelSpec, VideoClassifier, build_model
 ENCODERS = {
     "h264": ("libx264", ".mp4", {"preset": "ultrafast", "g": "30"}),
     "hevc": ("libx265", ".mp4", {"preset": "ultrafast", "g": "30", "x265-params": "log-level=none:keyint=30"}),
+    "av1": ("libsvtav1", ".mp4", {"preset": "10", "g": "30", "crf": "35", "b": "0"}),
+    "vp8": ("libvpx", ".webm", {"deadline": "realtime", "cpu-used": "8", "g": "30"}),
     "vp9": ("libvpx-vp9", ".webm", {"deadline": "realtime", "cpu-used": "8", "g": "30"}),
     "mjpeg": ("mjpeg", ".avi", {}),
     "mpeg4": ("mpeg4", ".avi", {"g": "30"}),
 }
-"""Codec -> PyAV's encoder, a usual container, and options that encode fast with a keyframe a second."""
+"""Codec -> PyAV's encoder, a usual container, and options that encode fast with a keyframe a second.
+
+SVT-AV1 holds no bit rate in frames as small as those of ``--quick``, so it is given a quality."""
 RATE = 30
 LABELS = tuple("abcdefgh")
 

@@ -55,9 +55,13 @@ class Rows:
         """A row that cannot be measured here."""
         self._write({"name": name, "not_run": why})
 
+    def wants(self, name: str) -> bool:
+        """Whether a row is not told already."""
+        return name not in self._skip
+
     def measure(self, name: str, work: Callable[[], Values]) -> None:
         """Puts what the work returns, or why it failed."""
-        if name in self._skip:
+        if not self.wants(name):
             return
         try:
             self.put(name, work())

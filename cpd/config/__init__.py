@@ -49,10 +49,11 @@ class Pipeline(Section):
     )
     output: Path | None = Field(None, description="Run folder, relative to the current folder; default runs/<name>.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train and measure; auto takes a GPU.")
-    precision: Literal["auto", "fp32", "bf16", "fastest"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fastest"] = Field(
         "auto",
-        description="Arithmetic of the networks in training: auto is bf16 on a GPU and fp32 on a CPU; fastest is bf16 "
-        "on a CPU too if it has instructions for it (AVX512-BF16, AMX), which nearly halves a large teacher's time.",
+        description="Arithmetic of the networks in training: auto is bf16 on a GPU (fp16, its losses scaled, on one "
+        "older than compute capability 8.0, which has no bf16) and fp32 on a CPU; fastest is bf16 on a CPU too if it "
+        "has instructions for it (AVX512-BF16, AMX), which nearly halves a large teacher's time.",
     )
     data: Data
     clip: ClipSection = Field(ClipSection(), description="What both models see of a video.")

@@ -28,8 +28,8 @@ from cpd_train.models import ModelSpec, build_model
 from cpd_train.nvdec import Range, readable
 
 SPEC = ClipSpec(frames=4, resize=48, crop=(40, 40))
-DECODERS_DIFFER_BY = 4.0
-"""Mean grey levels by which NVDEC's colours may be off those of a CPU decoder."""
+DECODERS_DIFFER_BY = 1.0
+"""Mean grey levels, at most, by which NVDEC's colours may be off those of a CPU decoder."""
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 pytestmark = [
@@ -67,22 +67,26 @@ def ramp(frames: int) -> np.ndarray:
     return made
 
 
-@pytest.mark.parametrize("codec", ["libx264", "libvpx", "libvpx-vp9", "mjpeg", "mpeg4"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx", "libvpx-vp9", "mjpeg", "mpeg4"])
 def test_frames_decoded_on_the_gpu_are_those_of_the_cpu(
     nvdec: None, codec: str, write_video: Callable[..., Path]
 ) -> None:
     clip = clip_of(write_video(ramp(12), codec))
-    assert np.abs(loaded(clip, CUDA) - loaded(clip, CPU)).mean() < DECODERS_DIFFER_BY
+    assert np.abs(loaded(clip, CUDA) - loaded(clip, CPU)).mean() <= DECODERS_DIFFER_BY
 
 
 @pytest.mark.usefixtures("nvdec")
-@pytest.mark.parametrize(("codec", "name"), [("libx264", ""), ("libvpx-vp9", ""), ("libx264", "turned.mp4")])
+@pytest.mark.parametrize(
+    ("codec", "name"), [("libx264", ""), ("libx265", ""), ("libvpx-vp9", ""), ("libx264", "turned.mp4")]
+)  # PyAV decodes AV1 with libdav1d, which has no NVDEC
 def test_the_server_reads_with_nvdec_what_it_reads_with_the_cpu(
     codec: str, name: str, write_video: Callable[..., Path]
 ) -> None:
     path = write_video(ramp(12), codec, name, rotation=90 if name else 0)
+    if (read := clip_of(path).codec) not in readable(CUDA):
+        pytest.skip(f"NVDEC does not read {read} on this GPU")
     by_cpu, by_nvdec = (read_windows(path, SPEC, 2, decoder=decoder).astype(float) for decoder in ("cpu", "nvdec"))
-    assert np.abs(by_nvdec - by_cpu).mean() < DECODERS_DIFFER_BY
+    assert np.abs(by_nvdec - by_cpu).mean() <= DECODERS_DIFFER_BY
 
 
 @pytest.mark.usefixtures("nvdec")

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cpd.config import Distill, Pipeline
 from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
-from cpd_train import distill, prepare, teacher
+from cpd_train import distill, judging, prepare, teacher
 from cpd_train.answers import Memory, Spectra, Teacher, half
 from cpd_train.common import Setting
 from cpd_train.distill import Collaboration
@@ -245,6 +246,75 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(taught, tmp_path
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
 
 
+def test_in_fp16_losses_are_those_of_fp32_within_its_three_digits(taught, tmp_path):
+    rows = {}
+    for precision in ("fp32", "fp16"):
+        shutil.copytree(taught, tmp_path / precision)
+        distill.run(config_of(precision=precision), tmp_path / precision)
+        rows[precision] = metrics_of(tmp_path / precision, "student")
+    for whole, ours in zip(rows["fp32"], rows["fp16"], strict=True):
+        assert ours["loss"] == pytest.approx(whole["loss"], rel=0.01)
+        assert ours["loss"] != whole["loss"], "this is fp32 again"
+        assert "loss_scale" in ours
+        assert "loss_scale" not in whole
+
+
+def test_in_fp16_a_teacher_learns_and_a_student_learns_from_it(tmp_path):
+    section = {"width": 8, "epochs": 8, "learning_rate": 0.01}
+    config = config_of(
+        precision="fp16", data=BASE["data"] | {"train_on_validation": True},
+        distill={"parameters": {"start": "random"}},
+        **{role: BASE[role] | section for role in ("teacher", "student")},
+    )  # fmt: skip
+    prepare.run(config, tmp_path)
+    teacher.run(config, tmp_path)
+    distill.run(config, tmp_path)
+    for role, term in (("teacher", "cross_entropy"), ("student", "logits")):
+        first, *_, last = [row["loss"][term] for row in metrics_of(tmp_path, role)]
+        assert last < 0.75 * first, role
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Makes the first gradients NaN, of losses that are finite; returns what becomes the student's weights before each
+    step."""
+
+    def begin(count):
+        weights = []
+
+        class Poisoned(Collaboration):
+            def __call__(self, batch, progress):
+                weights.append([parameter.detach().clone() for parameter in self.student.parameters()])
+                bias = self.student.backbone.fc.bias
+                poison = (bias - bias).sqrt().sum() if len(weights) <= count else 0 * bias.sum()
+                return super().__call__(batch, progress) | {"poison": poison}
+
+        monkeypatch.setattr(distill, "Collaboration", Poisoned)
+        return weights
+
+    return begin
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_in_fp16_a_gradient_that_overflows_leaves_a_step_out_and_lowers_the_scale(taught, tmp_path, count, poison):
+    shutil.copytree(taught, tmp_path / "run")
+    weights = poison(count)
+    distill.run(config_of(precision="fp16"), tmp_path / "run")
+    assert metrics_of(tmp_path / "run", "student")[-1]["loss_scale"] == 2.0 ** (16 - count)
+    for step, (before, after) in enumerate(pairwise(weights)):
+        alike = all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        assert alike == (step < count), f"step {step}"
+
+
+def test_in_fp16_a_gradient_that_is_not_finite_at_any_scale_is_an_error(taught, tmp_path, poison):
+    shutil.copytree(taught, tmp_path / "run")
+    weights = poison(1000)
+    config = config_of(precision="fp16", student=BASE["student"] | {"epochs": 6})
+    with pytest.raises(TrainingError, match=r"the gradient of the loss .* not finite in .*or use precision: fp32"):
+        distill.run(config, tmp_path / "run")
+    assert len(weights) == 17, "at 2^16, and at each half of it down to 1"
+
+
 def test_the_clips_of_a_loss_that_is_not_finite_are_named(taught, monkeypatch):
     seen = []
 
@@ -309,6 +379,24 @@ def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
     teacher.run(config_of(teacher=section), tmp_path)
     theirs, ours = (load_file(path) for path in (checkpoint, tmp_path / "teacher" / "teacher.safetensors"))
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("role", "split"), [("teacher", "validation"), ("teacher", "test"), ("student", "test")])
+def test_a_gpu_that_is_full_outside_of_training_names_the_setting_too(taught, tmp_path, role, split, monkeypatch):
+    predict = judging.predict
+
+    def full(model, loader):
+        if loader.clips[0].split == split:
+            raise RuntimeError("Can't allocate 6220800 bytes on device 0.")
+        return predict(model, loader)
+
+    monkeypatch.setattr(judging, "predict", full)
+    shutil.copytree(taught / "data", tmp_path / "data")
+    shutil.copytree(taught / "teacher", tmp_path / "teacher")
+    as_it_is = BASE["teacher"] | {"epochs": 0, "checkpoint": str(taught / "teacher" / "teacher.safetensors")}
+    config = config_of(teacher=as_it_is, student=BASE["student"] | {"epochs": 1})
+    with pytest.raises(TrainingError, match=rf"too little memory for the {role}: .*\(lower {role}\.batch_size\)"):
+        (teacher if role == "teacher" else distill).run(config, tmp_path)
 
 
 def test_a_teacher_that_is_loaded_as_it_is_must_be_whole_and_made_for_these_clips(taught, tmp_path):

@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import re
 import threading
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -19,19 +20,58 @@ SAMPLE_S = 0.25
 """Between two questions to the driver, which answers for about the last sixth of a second to a second."""
 
 
+BF16_FROM = (8, 0)
+"""The compute capability from which a GPU has instructions for bf16; torch emulates it on older ones, slowly."""
+LEAST_SCALE = 1.0
+"""Of the losses in fp16: a gradient that overflows even so does not do so for want of range."""
+
+
 def networks_in(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """The arithmetic of networks in training.
+    """The arithmetic of networks in training, which ``arithmetic`` chooses.
 
     Losses stay outside: sums of many squares and quantiles need fp32.
+    """
+    dtype = arithmetic(device, precision)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def arithmetic(device: torch.device, precision: str) -> torch.dtype:
+    """What networks are computed in.
 
     Args:
         device: where they run.
-        precision: fp32; bf16; auto, bf16 on a GPU and fp32 elsewhere; or fastest, bf16 wherever there are instructions
-            for it.
+        precision: fp32; bf16; fp16; auto, on a GPU bf16 or, where it has no instructions for that, fp16, and fp32
+            elsewhere; or fastest, the same on a GPU, and bf16 on a CPU that has instructions for it.
     """
-    wanted = {"fp32": False, "bf16": True, "auto": False, "fastest": cpu_has_bf16()}[precision]
-    half = wanted or (device.type == "cuda" and precision != "fp32")
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    match precision:
+        case "fp32":
+            return torch.float32
+        case "fp16":
+            return torch.float16
+        case "bf16":
+            if device.type == "cuda" and not has_bf16(device):
+                warnings.warn("this GPU has no instructions for bf16, which is slow: use precision fp16", stacklevel=2)
+            return torch.bfloat16
+        case "auto" | "fastest" if device.type == "cuda":
+            return torch.bfloat16 if has_bf16(device) else torch.float16
+        case "fastest" if cpu_has_bf16():
+            return torch.bfloat16
+        case "auto" | "fastest":
+            return torch.float32
+    raise ValueError(f"no precision: {precision!r}")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a GPU has instructions for bf16. ``torch.cuda.is_bf16_supported`` counts an emulation too."""
+    return torch.cuda.get_device_capability(device) >= BF16_FROM
+
+
+def scaler_of(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Scales losses where networks run in fp16, whose small gradients would be zero; elsewhere it does nothing.
+
+    It halves its scale and leaves a step out where a gradient overflows (arXiv 1710.03740).
+    """
+    return torch.amp.GradScaler(device.type, enabled=arithmetic(device, precision) == torch.float16)
 
 
 @lru_cache

@@ -24,6 +24,7 @@ from cpd_train.start import begin, told
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
+@room_for("student")
 def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     """Writes student.safetensors, metrics.jsonl and test_logits.npz into ``student/``; returns a one-line summary.
 
@@ -42,8 +43,7 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     training = setting.loader("train", section.batch_size)
     clips = partial(clips_to_fit, training, config.augment, config.seed, config.distill.views)
     loaded = section.checkpoint is not None
-    with room_for("student"):
-        start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
+    start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
     validation = setting.loader("validation", section.batch_size)
     step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision, memory)
     outcome = fit(
@@ -104,7 +104,7 @@ class Collaboration(Step):
         precision: str = "auto",
         memory: Memory | None = None,
     ) -> None:
-        self.student, self.distill = student, distill
+        self.student, self.distill, self.precision = student, distill, precision
         self.weights = {name: weight for name, weight in distill.weights.items() if weight > 0}
         self._now = self.weights
         self.fixed = Fixed(student, teacher, distill, list(self.weights))
@@ -120,7 +120,7 @@ class Collaboration(Step):
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of one batch; their sum is the loss."""
-        with networks_in(batch.frames.device, self.teacher.precision):
+        with networks_in(batch.frames.device, self.precision):
             ours = self.student.with_features(batch.frames)
         scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
         confidence = None

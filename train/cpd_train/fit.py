@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -20,15 +21,20 @@ from torch import Tensor, nn
 from cpd.config import Augment, Model
 from cpd.errors import TrainingError
 from cpd.progress import track
-from cpd_train.cuda import Utilisation, why_no_gpu
+from cpd_train.cuda import LEAST_SCALE, Utilisation, arithmetic, scaler_of, why_no_gpu
 from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
+
+NO_ROOM = re.compile(r".*out of memory|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+")
+"""How torch and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
 
 
 class Step(ABC):
     """What a recipe adds to the loop: the loss of a batch, as named terms that add up."""
 
+    precision: str = "auto"
+    """Arithmetic of its networks, see ``cpd_train.cuda.arithmetic``."""
     learned: Sequence[nn.Parameter] = ()
     """Further parameters to learn (adapters, noise levels), not decayed and not kept."""
     losses: Mapping[str, Tensor] = MappingProxyType({})
@@ -85,8 +91,8 @@ def fit(
         views: random views of each clip, met again after as many epochs; 0 draws anew every epoch.
 
     Raises:
-        TrainingError: a loss, its gradient or an answer is not finite, or the GPU has too little memory; the last good
-            checkpoint is kept.
+        TrainingError: a loss, an answer or a gradient (in fp16, whatever the loss is scaled by) is not finite, or the
+            GPU has too little memory; the last good checkpoint is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     epochs, steps = section.epochs, max(1, len(training.clips) // section.batch_size)
@@ -94,6 +100,7 @@ def fit(
     groups = _groups(model, step.learned, section.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)  # small models have many small tensors
     schedule = one_cycle(optimiser, section.learning_rate, epochs * steps)
+    scaler = scaler_of(training.device, step.precision)
     best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
     with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, room_for(role):
@@ -106,11 +113,13 @@ def fit(
                 terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                scaler.unscale_(optimiser)
                 size = nn.utils.clip_grad_norm_(parameters, 5.0)
-                if not torch.isfinite(loss + size):
+                if not torch.isfinite(loss + size) and not _only_overflows(scaler, loss):
                     raise _not_finite(terms, step, role, epoch, index, batch, training, kept)
-                optimiser.step()
+                scaler.step(optimiser)  # unless a gradient overflows
+                scaler.update()
                 schedule.step()
                 for name, term in step.losses.items():
                     sums[name] += term.mean()
@@ -128,6 +137,7 @@ def fit(
                 "data_wait": round(batches.seconds / seconds, 4),
                 "clips_per_second": round(steps * section.batch_size / seconds, 1),
                 **on_gpu,
+                **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
                 **step.log(),
             }
             metrics.write(json.dumps(row) + "\n")
@@ -195,11 +205,12 @@ def room_for(role: str) -> Iterator[None]:
             f"a batch of the {role} has a single value of each channel, which has no variance",
             f"raise {role}.batch_size",
         ) from error
-    except RuntimeError as error:  # torch's, or DALI's, which has no type of its own
-        if "out of memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:  # torch's; DALI's are MemoryErrors outside of its operators
+        said = NO_ROOM.search(str(error))
+        if said is None:
             raise
         raise TrainingError(
-            f"the GPU has too little memory to train the {role}: {str(error).partition('. Tried')[0]}",
+            f"the GPU has too little memory for the {role}: {said[0]}",
             f"lower {role}.batch_size",
         ) from error
 
@@ -212,6 +223,11 @@ def _groups(model: nn.Module, extra: Sequence[nn.Parameter], weight_decay: float
         {"params": decayed, "weight_decay": weight_decay},
         {"params": [*free, *extra], "weight_decay": 0.0},
     ]
+
+
+def _only_overflows(scaler: torch.amp.GradScaler, loss: Tensor) -> bool:
+    """Whether a gradient that is not finite may be so for the scale of its loss in fp16, which can still be lowered."""
+    return scaler.is_enabled() and bool(torch.isfinite(loss)) and scaler.get_scale() > LEAST_SCALE
 
 
 def _check_weights(model: VideoClassifier, role: str, epoch: int, kept: int) -> None:
@@ -234,9 +250,11 @@ def _not_finite(
     paths = [loader.clips[batch.views[row][0]].path for row in rows]
     clips = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:4]) + (" …" if len(paths) > 4 else "")
     what = f"the {name} loss" if name else "the gradient of the loss"
+    weighed = f" or the weight of the {name} term" if name and role == "student" else ""
+    in_fp16 = arithmetic(loader.device, step.precision) == torch.float16
     return TrainingError(
         f"{what} of the {role} is not finite in epoch {epoch + 1}, step {index + 1} (clips {clips}){_kept(kept)}",
-        f"lower {role}.learning_rate" + (f" or the weight of the {name} term" if name and role == "student" else ""),
+        f"lower {role}.learning_rate{weighed}" + (", or use precision: fp32" if in_fp16 else ""),
     )
 
 

@@ -11,7 +11,7 @@ from cpd.config import Distill, Model, Pipeline, Spectrum
 from cpd_train.common import Setting, on_device
 from cpd_train.cuda import networks_in
 from cpd_train.distill import Collaboration, rehearse
-from cpd_train.fit import Outcome, Step, fit
+from cpd_train.fit import Outcome, Step, fit, room_for
 from cpd_train.judging import judge, write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.models import VideoClassifier, read_checkpoint, write_checkpoint
@@ -22,6 +22,7 @@ BORN_AGAIN = Distill(spectrum=Spectrum(weight=0.1))
 """How a teacher learns from the one before it: as a student does, but from random kernels, and by attention maps."""
 
 
+@room_for("teacher")
 def run(config: Pipeline, run_dir: Path) -> str:
     """Writes teacher.safetensors, metrics.jsonl and test_logits.npz into ``teacher/``; returns a one-line summary.
 
@@ -73,10 +74,10 @@ class FromLabels(Step):
     """The loss of a first generation: the cross-entropy with the true labels."""
 
     def __init__(self, model: VideoClassifier, section: Model, precision: str) -> None:
-        self._model, self._section, self._precision = model, section, precision
+        self._model, self._section, self.precision = model, section, precision
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002  # the same throughout
-        with networks_in(batch.frames.device, self._precision):
+        with networks_in(batch.frames.device, self.precision):
             logits = self._model(batch.frames)
         loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._section.label_smoothing)
         terms = {"cross_entropy": loss}

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -226,15 +227,73 @@ def test_engines_run_one_after_the_other_and_lose_their_own_row_alone(
     assert {json.loads(line)["not_run"] for line in told.getvalue().splitlines()} == {"no time was left to measure it"}
 
 
-def test_outcomes_of_tests_are_counted_with_their_reasons(module, tmp_path: Path) -> None:
-    junit = tmp_path / "tests.xml"
-    junit.write_text(
-        '<testsuites><testsuite><testcase name="a"/><testcase name="b"><skipped message="Skipped: no GPU"/></testcase>'
-        '<testcase name="c"><failure message="assert 1&#10; == 2"/></testcase></testsuite></testsuites>'
-    )
-    assert module("gpu_tests").counted(junit) == {
-        "passed": 1, "failed": 1, "skipped": 1, "skipped: b": "no GPU", "failed: c": "assert 1 == 2"
+def test_a_student_that_cannot_be_compiled_loses_its_row_alone(module, tmp_path: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    steps, rows, told = module("steps"), module("rows"), io.StringIO()
+    setup = rows.Setup("cpu", True, tmp_path, 600.0)
+    steps.run(setup, rows.Rows(told, skip=["CE"]))
+    found = {row.pop("name"): row for row in map(json.loads, told.getvalue().splitlines())}
+    assert list(found) == [name for name in steps.names(setup) if name != "CE"]
+    assert found.pop("method, compiled student") == {"not_run": "no C++ compiler"}
+    assert all("values" in row for row in found.values())
+
+
+def run_tests(module, folder: Path, tests: str, limit_s: float) -> dict[str, object]:
+    """The row of gpu_tests.py for these tests."""
+    path, told = folder / "test_some.py", io.StringIO()
+    path.write_text(tests)
+    options = [str(path), "--rootdir", str(folder), "-p", "no:cacheprovider"]
+    rows = module("rows")
+    module("gpu_tests").run(rows.Setup("cuda", True, folder, limit_s), rows.Rows(told), options)
+    return json.loads(told.getvalue())
+
+
+def test_a_gpu_test_that_crashes_is_one_that_failed_and_the_others_go_on(module, tmp_path: Path) -> None:
+    tests = """
+import os, pytest
+def test_first(): pass
+def test_crashes(): os.abort()
+@pytest.fixture
+def broken(): raise OSError("no device")
+def test_broken(broken): pass
+@pytest.mark.skip(reason="no GPU")
+def test_skipped(): pass
+@pytest.mark.parametrize("at", [0, 1])
+def test_crashes_too(at): os.abort()
+def test_fails(): assert 1 == 2
+def test_last(): pass
+"""
+    values = run_tests(module, tmp_path, tests, 200.0)["values"]
+    for name in ("test_crashes", "test_crashes_too[0]", "test_crashes_too[1]"):
+        assert re.match(r"worker 'gw\d' crashed while running", values.pop(f"failed: {name}")), name
+    assert values == {
+        "passed": 2, "failed": 5, "skipped": 1, "failed: test_broken": "OSError: no device",
+        "skipped: test_skipped": "no GPU", "failed: test_fails": "assert 1 == 2",
     }  # fmt: skip
+
+
+def test_a_gpu_test_that_hangs_loses_those_alone_that_had_not_run(module, tmp_path: Path) -> None:
+    tests = """
+import time
+def test_first(): pass
+def test_fails(): assert 1 == 2
+def test_hangs(): time.sleep(600)
+def test_last(): pass
+"""
+    limit = "not reached within 20 s"
+    assert run_tests(module, tmp_path, tests, 20.0)["values"] == {
+        "passed": 1, "failed": 1, "skipped": 0, "not run": 2, "failed: test_fails": "assert 1 == 2",
+        "not run: test_hangs": limit, "not run: test_last": limit,
+    }  # fmt: skip
+
+
+def test_tests_that_cannot_begin_say_how_pytest_ended(module, tmp_path: Path) -> None:
+    rows, told = module("rows"), io.StringIO()
+    module("gpu_tests").run(rows.Setup("cuda", True, tmp_path, 60.0), rows.Rows(told), ["--no-such-option"])
+    assert json.loads(told.getvalue()) == {"name": "pytest -m gpu", "not_run": "pytest ended with status 4"}
 
 
 @pytest.mark.parametrize(
@@ -283,9 +342,15 @@ def test_every_part_runs_in_small(tmp_path: Path) -> None:
     assert values["student", "onnxruntime CPU fp32"]["parity"] == "pass"
     assert values["student", "torch eager fp32"]["difference to torch, of the spread"] < 1e-5
     assert values["student", "onnxruntime CPU int8"]["difference to torch, of the spread"] < 0.5
-    assert values["decode", "vp9 60p"]["loader frames/s"] > 0
+    for codec in ("vp8", "vp9", "mjpeg"):
+        assert values["decode", f"{codec} 60p"]["loader frames/s"] > 0, codec
+    for codec in ("h264", "hevc", "av1", "mpeg4"):
+        assert values["decode", f"{codec} 60p"]["loader clips/s"] > 0, codec
     assert values["training", "KD, 720p H.264, NVDEC"]["clips/s"] > 0
     assert values["steps", "method, teacher kept"]["over KD"] > 0
+    compiled = values["steps", "method, compiled student"]
+    assert compiled["over not compiled"] > 0
+    assert compiled["first step s"] > 10 * compiled["step ms"] / 1e3, "nothing was compiled"
     assert {aim["status"] for aim in report["aims"]} == {"not measured"}
     if not torch.cuda.is_available():
         assert missed["student", "tensorrt_rtx fp32"] == "no CUDA GPU"

@@ -9,7 +9,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Distill, Model, Pipeline
 from cpd.errors import TrainingError
 from cpd_train.common import on_device
-from cpd_train.cuda import Utilisation, driver_obstacle, networks_in
+from cpd_train.cuda import Utilisation, arithmetic, driver_obstacle, networks_in, scaler_of
 from cpd_train.distill import Collaboration
 from cpd_train.fit import Step, choose_device, fit, room_for
 from cpd_train.loader import Batch, ClipLoader
@@ -38,14 +38,32 @@ def test_a_driver_that_is_too_old_is_told_from_one_without_a_gpu():
 def test_without_a_gpu_networks_run_as_they_are_told_and_nothing_is_reported(monkeypatch):
     with networks_in(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with networks_in(CPU, "bf16"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with networks_in(CPU, name):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     for has_it, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr("cpd_train.cuda.cpu_has_bf16", lambda has_it=has_it: has_it)
         with networks_in(CPU, "fastest"):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     with Utilisation(CPU) as busy:
         assert busy.take() == {}
+
+
+def test_a_gpu_without_bf16_computes_in_fp16_unless_it_is_told_otherwise(monkeypatch):
+    gpu = torch.device("cuda")
+    for capability, half in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((12, 1), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert [arithmetic(gpu, name) for name in ("auto", "fastest")] == [half, half]
+        assert [arithmetic(gpu, name) for name in ("fp32", "fp16")] == [torch.float32, torch.float16]
+    assert arithmetic(gpu, "bf16") == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.warns(UserWarning, match="no instructions for bf16"):
+        assert arithmetic(gpu, "bf16") == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
+def test_losses_are_scaled_in_fp16_alone(precision):
+    assert scaler_of(CPU, precision).is_enabled() == (precision == "fp16")
 
 
 def test_nvdec_is_asked_in_the_structure_of_its_header():
@@ -72,16 +90,17 @@ def test_a_shift_keeps_channels_last_and_moves_the_same(causal):
     torch.testing.assert_close(shifted, temporal_shift(x, 4, 0.25, causal), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("section", [{}, {"parameters": {"form": "quantiles"}, "fitnet": 1, "relational": 1, "dist": 1,
                                           "attention": 1, "spatial_spectrum": 1}])  # fmt: skip
-def test_networks_in_bf16_leave_every_loss_in_fp32(section):
-    """The loss is that of fp32 networks within bf16's two or three digits."""
+def test_networks_in_half_precision_leave_every_loss_in_fp32(section, precision):
+    """The loss is that of fp32 networks within bf16's two or three digits, of which fp16 has one more."""
     torch.manual_seed(0)
     teacher, student = (build_model(ModelSpec("tsm-tiny", width=width), 3, CLIP) for width in (8, 4))
     frames = torch.randint(0, 256, (4, *CLIP.shape), dtype=torch.uint8)
     batch = Batch(frames, torch.eye(3)[torch.arange(4) % 3], [(row, 0) for row in range(4)])
     settings = Distill.model_validate(section | {"cache_gb": 0})
-    whole, half = (Collaboration(student, teacher, settings, 0, precision) for precision in ("fp32", "bf16"))
+    whole, half = (Collaboration(student, teacher, settings, 0, name) for name in ("fp32", precision))
     for ours, theirs in zip(half.fixed.adapters, whole.fixed.adapters, strict=True):
         ours.load_state_dict(theirs.state_dict())
     wanted, terms = whole(batch, 0.0), half(batch, 0.0)
@@ -93,17 +112,25 @@ def test_networks_in_bf16_leave_every_loss_in_fp32(section):
     assert all(parameter.grad.isfinite().all() for parameter in student.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB."),
-        RuntimeError(
-            "Error in GPU operator `Resize`: CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory"
-        ),
-    ],
-    ids=["torch", "DALI"],
+IN_DALI = (
+    "Critical error in pipeline:\nError in MIXED operator `nvidia.dali.fn.decoders.video`\nencountered:\n{}\n"
+    "Current pipeline object is no longer valid."
 )
-def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error):
+CANNOT = "Can't allocate 6220800 bytes on device 0"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB."),
+         "CUDA out of memory"),
+        (RuntimeError(IN_DALI.format("CUDA allocation failed")), "CUDA allocation failed"),
+        (RuntimeError(IN_DALI.format(f"{CANNOT}.")), CANNOT),
+        (MemoryError(f"{CANNOT}."), CANNOT),
+    ],
+    ids=["torch", "DALI's CUDA", "DALI's pool", "outside of an operator"],
+)  # fmt: skip
+def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error, told):
     config = Pipeline.model_validate(
         {"name": "full", "data": {"rendered": {"train": 1, "validation": 1, "test": 1, "size": 32}},
          "clip": {"frames": 4, "resize": 24, "crop": (24, 24)}, "teacher": {}, "student": {}}
@@ -120,10 +147,10 @@ def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error):
         def __call__(self, batch, progress):
             raise error
 
-    with pytest.raises(TrainingError, match=r"too little memory to train the student: .*out of memory \(") as caught:
+    with pytest.raises(TrainingError) as caught:
         fit(model, loader, loader, Fails(), Model(epochs=1, batch_size=4), config.augment, seed=0, role="student",
             labels=labels, data_sha256="", folder=tmp_path / "student")  # fmt: skip
-    assert caught.value.remedy == "lower student.batch_size"
+    assert str(caught.value) == f"the GPU has too little memory for the student: {told} (lower student.batch_size)"
 
 
 def test_a_batch_of_one_value_a_channel_names_the_setting_to_raise():
@@ -132,9 +159,10 @@ def test_a_batch_of_one_value_a_channel_names_the_setting_to_raise():
         model(torch.zeros((1, *model.clip.shape), dtype=torch.uint8))
 
 
-def test_any_other_error_of_a_library_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="shapes do not fit"), room_for("student"):
-        raise RuntimeError("shapes do not fit")
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not fit"), MemoryError("Can't allocate 9 bytes on host.")])
+def test_any_other_error_of_a_library_keeps_its_traceback(error):
+    with pytest.raises(type(error), match=str(error)), room_for("student"):
+        raise error
 
 
 @pytest.mark.parametrize(("width", "last"), [(16, True), (12, False), (8, False)])
