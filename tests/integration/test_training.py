@@ -208,6 +208,30 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     )
 
 
+@pytest.mark.parametrize(
+    ("role", "changes"),
+    [
+        ("teacher", {"learning_rate": 1e9, "weight_decay": 0}),
+        ("student", {"learning_rate": 1e9, "weight_decay": 0}),
+        ("student", {"learning_rate": 1e-3, "weight_decay": 1e9}),
+    ],
+)
+def test_a_training_that_fails_before_its_first_checkpoint_leaves_the_earlier_result_good(
+    taught, tmp_path, capsys, role, changes
+):
+    config = config_of(output=str(tmp_path))
+    shutil.copytree(taught / "data", tmp_path / "data")
+    run_pipeline(config, until="distill")
+    capsys.readouterr()
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        run_pipeline(config.model_copy(update={role: getattr(config, role).model_copy(update=changes)}), until="distill")
+    assert "is kept" not in str(caught.value), "it has a checkpoint"
+    assert not [*(tmp_path / role).glob(".*draft*")]
+    capsys.readouterr()
+    run_pipeline(config, until="distill")
+    assert " running " not in capsys.readouterr().err
+
+
 def test_a_teacher_whose_loss_is_not_finite_has_no_weight_of_a_term_to_lower(taught, tmp_path):
     shutil.copytree(taught / "data", tmp_path / "data")
     with pytest.raises(TrainingError, match=r"cross_entropy loss of the teacher .* \(lower teacher.learning_rate\)$"):
