@@ -15,11 +15,12 @@ from cpd.config import Distill, Pipeline
 from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
-from cpd_train import distill, prepare, teacher
+from cpd_train import distill, prepare, teacher, terms
 from cpd_train.answers import Memory, Spectra, Teacher, half
 from cpd_train.common import Setting
 from cpd_train.distill import Collaboration
 from cpd_train.losses.collaboration import BOUND
+from cpd_train.losses.parameters import parameter_distillation
 from cpd_train.losses.spectrum import attention_maps, pool_to, spectrum_distillation, temporal_spectrum
 from cpd_train.models import evenly_chosen, read_checkpoint, write_checkpoint
 from cpd_train.terms import TERMS, Term
@@ -87,7 +88,7 @@ def test_a_seed_makes_two_runs_identical(taught):
 
 
 @pytest.mark.parametrize(
-    ("section", "terms"),
+    ("section", "parts"),
     [
         ({}, {"cross_entropy", "logits", "spectrum"}),
         ({"spectrum": {"weight": 0}}, {"cross_entropy", "logits"}),
@@ -102,12 +103,36 @@ def test_a_seed_makes_two_runs_identical(taught):
          {"cross_entropy", "logits", "spectrum", "attention", "fitnet", "dist", "relational", "spatial_spectrum"}),
     ],
 )  # fmt: skip
-def test_every_part_can_be_switched(taught, section, terms):
+def test_every_part_can_be_switched(taught, section, parts):
     distill.run(config_of(distill=section), taught)
     rows = metrics_of(taught, "student")
-    assert set(rows[0]["loss"]) == terms
+    assert set(rows[0]["loss"]) == parts
     assert all(np.isfinite(list(row["loss"].values())).all() for row in rows)
     assert ("learned_weights" in rows[0]) == ("collaboration" not in section)
+
+
+@pytest.mark.parametrize("form", ["energy", "quantiles"])
+def test_the_teachers_kernels_are_described_once(taught, form, monkeypatch):
+    """Every step compares the student's kernels as they are by then."""
+    setting = Setting.of(config_of(), taught)
+    taught_model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    student = setting.model(setting.config.student)
+    asked = []
+    of_stages = terms.kernel_distributions
+    monkeypatch.setattr(terms, "kernel_distributions", lambda *given: asked.append(given) or of_stages(*given))
+    section = {"parameters": {"weight": 1, "form": form}, "collaboration": "fixed"}
+    step = Collaboration(student, taught_model, Distill.model_validate(section), seed=0)
+    batch = next(iter(setting.loader("train", 8).train(setting.config.augment, 0, 0, 1)))
+    theirs = terms.spatial_kernels(taught_model)
+    for _ in range(2):
+        term = step(batch, 0.0)["parameters"]
+        assert term.requires_grad
+        torch.testing.assert_close(term, parameter_distillation(terms.spatial_kernels(student), theirs, form))
+        with torch.no_grad():
+            for kernel in step.fixed.student_kernels[0]:
+                kernel[..., 0, 0] += 1
+    of_teacher = [stages for stages, _ in asked if stages[0][0] is theirs[0][0]]
+    assert (len(asked), len(of_teacher)) == (3, 1)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
