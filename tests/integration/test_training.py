@@ -249,7 +249,9 @@ def test_a_training_that_fails_before_its_first_checkpoint_leaves_the_earlier_re
     run_pipeline(config, until="distill")
     capsys.readouterr()
     with pytest.raises(TrainingError, match="not finite") as caught:
-        run_pipeline(config.model_copy(update={role: getattr(config, role).model_copy(update=changes)}), until="distill")
+        run_pipeline(
+            config.model_copy(update={role: getattr(config, role).model_copy(update=changes)}), until="distill"
+        )
     assert "is kept" not in str(caught.value), "it has a checkpoint"
     assert not [*(tmp_path / role).glob(".*draft*")]
     capsys.readouterr()

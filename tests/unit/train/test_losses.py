@@ -364,3 +364,84 @@ class TestRivals:
         ours, theirs = torch.from_numpy(rng.normal(size=(2, 3, 4, 5, 2, 2)))
         expected = ((ours - theirs) ** 2).reshape(3, -1).mean(1)
         torch.testing.assert_close(rivals.fitnet([ours], [theirs]), expected)
+
+
+def of_maps(loss):
+    """A loss of features that sees their attention maps."""
+    return lambda ours, theirs: loss([spectrum.attention_maps(ours)], [spectrum.attention_maps(theirs)])
+
+
+FEATURES, MAPS, LOGITS, KERNELS = (2, 6, 5, 4, 6), (2, 6, 4, 6), (4, 7), (6, 4, 3, 3)
+LOSSES = {
+    "logits": (lambda ours, theirs: rivals.logit_distillation(ours, theirs, 4.0), LOGITS),
+    "dist": (lambda ours, theirs: rivals.dist(ours, theirs, 4.0), LOGITS),
+    "relational": (rivals.relational, LOGITS),
+    "fitnet": (lambda ours, theirs: rivals.fitnet([ours], [theirs]), FEATURES),
+    "attention": (of_maps(rivals.attention_transfer), FEATURES),
+    "attention of maps": (lambda ours, theirs: rivals.attention_transfer([ours], [theirs]), MAPS),
+    "spatial_spectrum": (of_maps(rivals.spatial_spectrum), FEATURES),
+    "spatial_spectrum of maps": (lambda ours, theirs: rivals.spatial_spectrum([ours], [theirs]), MAPS),
+    "energy": (lambda ours, theirs: parameters.parameter_distillation([[ours]], [[theirs]], "energy"), KERNELS),
+    "quantiles": (lambda ours, theirs: parameters.parameter_distillation([[ours]], [[theirs]], "quantiles"), KERNELS),
+    "spectrum": (of_maps(spectrum.spectrum_distillation), FEATURES),
+    "spectrum of channels": (lambda ours, theirs: spectrum.spectrum_distillation([ours], [theirs]), FEATURES),
+} | {
+    f"spectrum, {form}, by {scale}": (
+        lambda ours, theirs, form=form, scale=scale: spectrum.spectrum_distillation([ours], [theirs], form, scale=scale),
+        MAPS,
+    )
+    for form in ("amplitude", "log-amplitude", "complex")
+    for scale in ("clip", "bin")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+class TestHalfPrecision:
+    def test_a_loss_is_that_of_float(self, rng, name, kind):
+        loss, shape = LOSSES[name]
+        ours, theirs = (torch.from_numpy(rng.normal(size=shape)).to(kind) for _ in range(2))
+        sides = [ours.requires_grad_(), ours.detach().float().requires_grad_()]
+        values = [loss(sides[0], theirs), loss(sides[1], theirs.float())]
+        for value in values:
+            value.sum().backward()
+        tolerance = 2 * float(torch.finfo(kind).eps)
+        torch.testing.assert_close(*values, atol=tolerance, rtol=10 * tolerance, check_dtype=False)
+        size = float(sides[1].grad.abs().max())
+        assert sides[0].grad.dtype == kind
+        torch.testing.assert_close(
+            sides[0].grad, sides[1].grad, atol=5 * tolerance * size, rtol=5 * tolerance, check_dtype=False
+        )
+
+    def test_values_beyond_the_square_root_of_the_largest_number_are_no_matter(self, rng, name, kind):
+        loss, shape = LOSSES[name]
+        ours, theirs = (torch.from_numpy(rng.normal(size=shape) * 1e3).to(kind).requires_grad_() for _ in range(2))
+        loss(ours, theirs.detach()).sum().backward()
+        assert torch.isfinite(loss(ours, theirs)).all()
+        assert torch.isfinite(ours.grad).all()
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_what_is_the_same_everywhere_has_a_finite_gradient(self, rng, name, kind, value):
+        if (name, kind, value) == ("quantiles", torch.float16, 0):
+            pytest.skip("dead kernels have a gradient beyond float16, in which none are trained")
+        loss, shape = LOSSES[name]
+        still, other = torch.full(shape, value, dtype=kind).requires_grad_(), torch.from_numpy(rng.normal(size=shape))
+        found = loss(still, other.to(kind))
+        found.sum().backward()
+        assert torch.isfinite(found).all()
+        assert torch.isfinite(still.grad).all()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_single_clip_in_half_precision_has_no_distances(kind):
+    one = torch.ones(1, 5, dtype=kind, requires_grad=True)
+    rivals.relational(one, 2 * one.detach()).sum().backward()
+    assert not one.grad.any()
+
+
+def test_attention_maps_of_large_float16_features_are_right():
+    features = torch.full((1, 2, 3, 2, 2), 300.0, dtype=torch.float16, requires_grad=True)
+    maps = spectrum.attention_maps(features)
+    maps.backward(torch.full_like(maps, 1e-3))
+    assert (maps == 9e4).all()
+    torch.testing.assert_close(features.grad, torch.full_like(features, 2 * 300 / 3 * 1e-3))

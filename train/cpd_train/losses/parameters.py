@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cpd.errors import TrainingError
+from cpd_train.losses.inputs import EPSILON, as_float
 
-EPSILON = 1e-8
 SWITCH_OFF = "set distill.parameters.weight: 0"
 
 
@@ -42,13 +42,14 @@ def kernel_coefficients(kernels: Sequence[Tensor]) -> Tensor:
     if len({side for size in sizes for side in size}) > 1:
         raise _no_common_frequencies(*(str(high) if high == wide else f"{high}x{wide}" for high, wide in sorted(sizes)))
     size = kernels[0].shape[-1]
+    kernels = [as_float(kernel) for kernel in kernels]
     transform = dct_matrix(size).to(kernels[0])
     return torch.cat([(transform @ kernel @ transform.T).reshape(-1, size * size) for kernel in kernels])
 
 
 def energy_shares(coefficients: Tensor) -> Tensor:
     """(filters, frequencies) -> (frequencies,): the share of all energy at each frequency; they sum to 1."""
-    energy = coefficients.square().sum(0) + EPSILON
+    energy = as_float(coefficients).square().sum(0) + EPSILON
     return energy / energy.sum()
 
 
@@ -61,7 +62,7 @@ def with_energy_shares(kernels: Sequence[Tensor], shares: Tensor) -> list[Tensor
         kernels: of one stage, as for ``kernel_coefficients``.
         shares: (k * k,), sum 1.
     """
-    size = kernels[0].shape[-1]
+    size, kernels = kernels[0].shape[-1], [as_float(kernel) for kernel in kernels]
     transform = dct_matrix(size).to(kernels[0])
     gains = (shares / energy_shares(kernel_coefficients(kernels))).sqrt().reshape(size, size)
     return [transform.T @ (gains * (transform @ kernel @ transform.T)) @ transform for kernel in kernels]
@@ -73,6 +74,7 @@ def coefficient_quantiles(coefficients: Tensor, count: int = 32) -> Tensor:
     Quantiles at the middles of ``count`` equal steps, in units of the stage's root mean square, so that only the shape
     of the distribution counts.
     """
+    coefficients = as_float(coefficients)
     steps = (torch.arange(count, dtype=coefficients.dtype, device=coefficients.device) + 0.5) / count
     scale = (coefficients.square().mean() + EPSILON**2).sqrt()
     return torch.quantile(coefficients / scale, steps, dim=0)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from cpd.errors import TrainingError
+from cpd_train.losses.inputs import as_float, least
 
-EPSILON = 1e-8
 LEAST_BIN = 1e-2
 """Of a clip's length: a weaker bin is not brought to unit length, since it holds little but noise."""
 
@@ -39,12 +39,18 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
         kind = torch.promote_types(features.dtype, torch.float32)
-        return features.square().mean(2, dtype=kind)
+        return _squarable(features).square().mean(2, dtype=kind)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
-        return features * (gradient * (2 / features.shape[2])).to(features.dtype).unsqueeze(2)  # type: ignore[no-any-return]
+        wide = _squarable(features)
+        return (wide * (gradient * (2 / features.shape[2])).to(wide.dtype).unsqueeze(2)).to(features.dtype)
+
+
+def _squarable(features: Tensor) -> Tensor:
+    """In float32 where they are float16, in which squares end at 65504, and so does a gradient."""
+    return features.float() if features.dtype == torch.float16 else features
 
 
 def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -168,7 +174,7 @@ def spectral_shape(
     Returns:
         (batch, values).
     """
-    return _SCALES[scale](temporal_spectrum(signal, form, dc, over), bin_weights)
+    return _SCALES[scale](temporal_spectrum(signal, form, dc, over), bin_weights, least(signal))
 
 
 def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,34 +194,30 @@ def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterato
         yield pool_to(ours, size), pool_to(theirs, size)
 
 
-def as_float(signal: Tensor) -> Tensor:
-    """In float32, which transforms need; float64 stays."""
-    return signal if signal.dtype == torch.float64 else signal.float()
-
-
-def _by_clip(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+def _by_clip(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Tensor:
     if bin_weights is not None:
         spectrum = spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
-    return F.normalize(spectrum.flatten(1), eps=EPSILON)
+    return F.normalize(spectrum.flatten(1), eps=shortest)
 
 
-def _by_bin(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+def _by_bin(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Tensor:
     """Each bin of unit length, or shorter where it is nearly empty; and of its share in the mean of the bins."""
     flat = spectrum.flatten(2)
     lengths: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
     whole = torch.linalg.vector_norm(lengths, dim=1, keepdim=True)
-    unit = flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
+    unit = flat / lengths.maximum(LEAST_BIN * whole + shortest)
     if bin_weights is not None:
         unit = unit * bin_weights.sqrt().view(1, -1, 1)
     return unit.flatten(1) / math.sqrt(flat.shape[1])
 
 
-_SCALES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
+_SCALES: dict[str, Callable[[Tensor, Tensor | None, float], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
 
 
 def unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(batch,): squared distance of both signals, each scaled to unit length per clip."""
-    return squared_distance(F.normalize(ours.flatten(1), eps=EPSILON), F.normalize(theirs.flatten(1), eps=EPSILON))
+    units = (F.normalize(as_float(signal).flatten(1), eps=least(signal)) for signal in (ours, theirs))
+    return squared_distance(*units)
 
 
 def squared_distance(ours: Tensor, theirs: Tensor) -> Tensor:
