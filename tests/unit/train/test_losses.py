@@ -175,6 +175,17 @@ class TestSpectrumDistillation:
             rtol=1e-3,
         )
 
+    @pytest.mark.parametrize("scale", ["clip", "bin"])
+    @pytest.mark.parametrize("size", [1e-3, 1, 1e3])
+    def test_does_not_see_loudness_in_the_range_it_says(self, rng, size, scale):
+        ours, theirs = ([x + 0.1 for x in stages(rng, dtype=torch.float32)] for _ in range(2))
+        torch.testing.assert_close(
+            spectrum.spectrum_distillation([size * x for x in ours], [size * x for x in theirs], scale=scale),
+            spectrum.spectrum_distillation(ours, theirs, scale=scale),
+            atol=0,
+            rtol=3e-2,
+        )
+
     def test_compares_different_grids_on_the_smaller(self, rng):
         large = stages(rng, sizes=((4, 6),))
         small = [spectrum.pool_to(large[0], (2, 3))]
@@ -202,6 +213,22 @@ class TestSpectrumDistillation:
         other = torch.rand(1, 8, 2, 2, dtype=torch.float64)
         spectrum.spectrum_distillation([still], [other], scale=scale).sum().backward()
         assert torch.isfinite(still.grad).all()
+
+    @pytest.mark.parametrize("scale", ["clip", "bin"])
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            ([1, 1, 1, 1], "4 bin weights for 5 bins"),
+            ([1], "1 bin weights for 5 bins"),
+            ([1, 1, -1, 1, 1], "must be 0 or more"),
+            ([1, 1, math.nan, 1, 1], "must be 0 or more"),
+        ],
+    )
+    def test_refuses_bin_weights_that_do_not_fit(self, rng, scale, weights, message):
+        with pytest.raises(TrainingError, match=message):
+            spectrum.spectrum_distillation(
+                stages(rng), stages(rng), scale=scale, bin_weights=torch.tensor(weights, dtype=torch.float64)
+            )
 
     def test_refuses_other_frames_and_stages(self, rng):
         with pytest.raises(TrainingError, match="7 frames and the teacher 8"):
@@ -268,6 +295,17 @@ class TestParameterDistribution:
     def test_refuses_kernels_of_other_sizes(self, rng):
         with pytest.raises(TrainingError, match="kernels of 3 and 5"):
             parameters.parameter_distillation([[torch.rand(2, 2, 3, 3)]], [[torch.rand(2, 2, 5, 5)]], "energy")
+
+    @pytest.mark.parametrize("side", ["student", "teacher"])
+    @pytest.mark.parametrize("form", ["energy", "quantiles"])
+    @pytest.mark.parametrize(
+        ("shapes", "message"), [(((3, 3), (5, 5)), "kernels of 3 and 5"), (((3, 5),), "kernels of 3x5")]
+    )
+    def test_refuses_kernels_of_one_stage_that_differ_in_size(self, side, form, shapes, message):
+        stage, plain = [torch.rand(2, 2, *shape) for shape in shapes], [torch.rand(2, 2, 3, 3)]
+        given = {"student": [plain], "teacher": [plain]} | {side: [stage]}
+        with pytest.raises(TrainingError, match=message):
+            parameters.parameter_distillation(**given, form=form)
 
 
 class TestCollaboration:
@@ -341,6 +379,42 @@ class TestRivals:
         with pytest.raises(TrainingError, match="the student has 1 frames and the teacher 4"):
             loss([maps[:, :1]], [maps])
 
+    @pytest.mark.parametrize(
+        "loss", [lambda a, b: rivals.logit_distillation(a, b, 4), lambda a, b: rivals.dist(a, b, 4)]
+    )
+    def test_other_clips_and_classes_are_refused(self, loss):
+        logits = torch.rand(4, 6)
+        with pytest.raises(TrainingError, match="the student has 1 clips and the teacher 4"):
+            loss(logits[:1], logits)
+        with pytest.raises(TrainingError, match="the student has 6 classes and the teacher 1"):
+            loss(logits, logits[:, :1])
+        with pytest.raises(TrainingError, match=r"of shape \(6,\) and the teacher's of \(4, 6\)"):
+            loss(logits[0], logits)
+
+    def test_other_clips_have_no_relations(self):
+        with pytest.raises(TrainingError, match="the student has 1 clips and the teacher 4"):
+            rivals.relational(torch.rand(1, 3), torch.rand(4, 5))
+
+    @pytest.mark.parametrize(
+        "loss", [rivals.attention_transfer, rivals.fitnet, rivals.spatial_spectrum, spectrum.spectrum_distillation]
+    )
+    def test_maps_are_not_compared_with_features(self, loss):
+        maps, features = torch.rand(2, 4, 6, 6), torch.rand(2, 4, 6, 6, 6)
+        with pytest.raises(TrainingError, match=r"of shape \(2, 4, 6, 6\) and the teacher's of \(2, 4, 6, 6, 6\)"):
+            loss([maps], [features])
+        with pytest.raises(TrainingError, match="the student has 6 channels and the teacher 5"):
+            loss([features], [features[:, :, :5]])
+
+    @pytest.mark.parametrize("width", [5, 6])
+    def test_spatial_spectrum_is_that_of_numpys_half_plane(self, rng, width):
+        ours, theirs = (stages(rng, sizes=((4, width), (3, 2))) for _ in range(2))
+        expected = np.zeros(3)
+        for a, b in zip(ours, theirs, strict=True):
+            flat = [np.abs(np.fft.fft2(x.numpy()))[..., : x.shape[-1] // 2 + 1].reshape(3, -1) for x in (a, b)]
+            units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in flat]
+            expected += ((units[0] - units[1]) ** 2).sum(1)
+        np.testing.assert_allclose(rivals.spatial_spectrum(ours, theirs).numpy(), expected, rtol=1e-6)
+
     def test_spatial_spectrum_has_the_gradient_it_says(self):
         ours, theirs = torch.rand(2, 1, 2, 3, 4, dtype=torch.float64)
         ours.requires_grad_()
@@ -387,7 +461,7 @@ LOSSES = {
     "spectrum of channels": (lambda ours, theirs: spectrum.spectrum_distillation([ours], [theirs]), FEATURES),
 } | {
     f"spectrum, {form}, by {scale}": (
-        lambda ours, theirs, form=form, scale=scale: spectrum.spectrum_distillation([ours], [theirs], form, scale=scale),
+        lambda a, b, form=form, scale=scale: spectrum.spectrum_distillation([a], [b], form, scale=scale),
         MAPS,
     )
     for form in ("amplitude", "log-amplitude", "complex")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd_train.losses.inputs import EPSILON, as_float, least
+from cpd_train.losses.inputs import EPSILON, as_float, check_alike, least
 from cpd_train.losses.spectrum import stage_pairs, unit_distance
 
 
@@ -24,7 +24,11 @@ def logit_distillation(student: Tensor, teacher: Tensor, temperature: float) -> 
 
     Returns:
         (batch,), at least 0, and 0 where both distributions are the same.
+
+    Raises:
+        TrainingError: another number of clips or classes.
     """
+    check_alike(student, teacher, ("clips", "classes"))
     log_student = F.log_softmax(as_float(student) / temperature, dim=1)
     log_teacher = F.log_softmax(as_float(teacher) / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * temperature**2
@@ -42,7 +46,11 @@ def dist(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Returns:
         (batch,), 0 to 4 temperature².
+
+    Raises:
+        TrainingError: another number of clips or classes.
     """
+    check_alike(student, teacher, ("clips", "classes"))
     ours, theirs = ((as_float(logits) / temperature).softmax(1) for logits in (student, teacher))
     between_classes = 1 - _correlation(ours, theirs, least(student))
     between_clips = (1 - _correlation(ours.T, theirs.T, least(student))).mean()
@@ -80,13 +88,21 @@ def relational(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         (batch,): Huber distance of each clip's row of pairwise distances, each matrix scaled to mean 1.
+
+    Raises:
+        TrainingError: another number of clips.
     """
+    check_alike(student, teacher, ("clips",))
     ours, theirs = _distances(student), _distances(teacher)
     return F.smooth_l1_loss(ours, theirs, reduction="none").mean(1)
 
 
 def spatial_spectrum(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Spectral matching over space, after SpectralKD (arXiv 2412.19055): 2-D amplitudes of each frame's attention map.
+
+    Of the plane of frequencies the half that ``rfft2`` gives is compared, width // 2 + 1 columns, each counted once:
+    one whose mirror image is left out is not weighed by √2 for it, as ``temporal_spectrum`` weighs its bins. So the
+    column of no horizontal frequency, and of the highest for an even width, counts twice what it does in the plane.
 
     Args:
         student, teacher: for each stage maps (batch, frames, height, width).

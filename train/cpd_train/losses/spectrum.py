@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from cpd.errors import TrainingError
-from cpd_train.losses.inputs import as_float, least
+from cpd_train.losses.inputs import as_float, check_alike, least
 
 LEAST_BIN = 1e-2
 """Of a clip's length: a weaker bin is not brought to unit length, since it holds little but noise."""
@@ -45,7 +45,8 @@ class _MeanSquare(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         wide = _squarable(features)
-        return (wide * (gradient * (2 / features.shape[2])).to(wide.dtype).unsqueeze(2)).to(features.dtype)
+        ours: Tensor = wide * (gradient * (2 / features.shape[2])).to(wide.dtype).unsqueeze(2)
+        return ours.to(features.dtype)
 
 
 def _squarable(features: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True, 
     Args:
         signal: (batch, frames, ..., height, width) real; any number of frames.
         form: amplitude |X|; log-amplitude log(1 + |X|), which lifts weak bins; or complex, the real and imaginary
-            parts, so that phase counts.
+            parts, so that phase counts. An amplitude is √(|X|² + 1e-12) − 1e-6, less than |X| by up to 1e-6, for the
+            sake of its gradient at 0.
         dc: whether the zero-frequency bin (of time) is kept.
         over: time, for each position; or space-time, whose last two dimensions become frequencies too.
 
@@ -105,7 +107,7 @@ def _mirrored(frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:
-    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6
+    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6, which results rest on
     tiny = 1e-12
     return (spectrum.real.square() + spectrum.imag.square() + tiny).sqrt() - math.sqrt(tiny)
 
@@ -135,6 +137,8 @@ def spectrum_distillation(
 
     which lies in 0..4 a stage (0..2 for amplitudes). Scaled over a whole clip, a bin counts by its energy, and most of
     that is in the zero frequency. Scaled bin by bin, a and b are the places of one bin, and L is the mean of the bins.
+    The logarithm of an amplitude does see loudness; an amplitude sees it where it is not far above 1e-6: L changes by
+    some percent at most for signals of 1e-3 and more. Attention maps are squares, so of features of 0.03 and more.
 
     Args:
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
@@ -146,7 +150,7 @@ def spectrum_distillation(
         (batch,), 0 for identical signals.
 
     Raises:
-        TrainingError: another number of stages, clips, frames or channels.
+        TrainingError: another number of stages, clips, frames, channels or bin weights, or a negative one of these.
     """
     distances = []
     for pair in stage_pairs(student, teacher):
@@ -167,14 +171,24 @@ def spectral_shape(
 
     Args:
         signal, form, dc, over: see ``temporal_spectrum``.
-        scale: clip or bin, what is scaled to unit length.
-        bin_weights: (bins,) from 0, None for ones: factors on the spectra before a clip is scaled; or, scaled bin by
-            bin, on the bins' distances before they are averaged.
+        scale: clip or bin, what is scaled to unit length; a bin of less than ``LEAST_BIN``, a hundredth, of its clip's
+            length is divided by that instead and stays shorter, since it holds little but noise.
+        bin_weights: (bins,) from 0, of the frequencies in time, None for ones: factors on the spectra before a clip is
+            scaled; or, scaled bin by bin, on the bins' distances before they are averaged.
 
     Returns:
         (batch, values).
+
+    Raises:
+        TrainingError: another number of bin weights than of bins, or a negative one.
     """
-    return _SCALES[scale](temporal_spectrum(signal, form, dc, over), bin_weights, least(signal))
+    spectrum = temporal_spectrum(signal, form, dc, over)
+    if bin_weights is not None:
+        if bin_weights.shape != spectrum.shape[1:2]:
+            raise TrainingError(f"{bin_weights.numel()} bin weights for {spectrum.shape[1]} bins")
+        if not (bin_weights >= 0).all():
+            raise TrainingError(f"bin weights must be 0 or more, got {bin_weights.tolist()}")
+    return _SCALES[scale](spectrum, bin_weights, least(signal))
 
 
 def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -186,17 +200,14 @@ def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterato
     if len(student) != len(teacher):
         raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
     for ours, theirs in zip(student, teacher, strict=True):
-        names = ("clips", "frames", *(["channels"] if ours.dim() == 5 else []))
-        for name, our, their in zip(names, ours.shape, theirs.shape, strict=False):
-            if our != their:
-                raise TrainingError(f"the student has {our} {name} and the teacher {their}")
+        check_alike(ours, theirs, ("clips", "frames", "channels")[: ours.dim() - 2])
         size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
         yield pool_to(ours, size), pool_to(theirs, size)
 
 
 def _by_clip(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Tensor:
     if bin_weights is not None:
-        spectrum = spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
+        spectrum = spectrum * bin_weights.to(spectrum).view(1, -1, *[1] * (spectrum.dim() - 2))
     return F.normalize(spectrum.flatten(1), eps=shortest)
 
 
@@ -207,7 +218,7 @@ def _by_bin(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Te
     whole = torch.linalg.vector_norm(lengths, dim=1, keepdim=True)
     unit = flat / lengths.maximum(LEAST_BIN * whole + shortest)
     if bin_weights is not None:
-        unit = unit * bin_weights.sqrt().view(1, -1, 1)
+        unit = unit * bin_weights.to(unit).sqrt().view(1, -1, 1)
     return unit.flatten(1) / math.sqrt(flat.shape[1])
 
 
