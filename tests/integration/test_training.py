@@ -141,7 +141,8 @@ def test_kept_answers_are_those_the_teacher_gives(taught, align, mixup):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids, counts = [(10, 10), (5, 5), (3, 3), (2, 2)], {"adapter": (6, 12, 24, 48), "channels": (3, 6, 12, 24)}
-    spectra = Spectra(((5, 5), (3, 3), (2, 2), (1, 1)), align, counts.get(align, ()), "amplitude", True, "time", "clip")
+    sizes, channels = ((5, 5), (3, 3), (2, 2), (1, 1)), counts.get(align, ())
+    spectra = Spectra(sizes, align, channels, "amplitude", True, "time", "clip", None)
     ask = Teacher(model, grids, Memory(10**8), wanted=["maps", *(["features"] if align == "adapter" else []), spectra])
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
@@ -192,6 +193,27 @@ def test_the_loss_is_that_of_the_formula(taught, align):
         wanted = spectrum_distillation(*pairs, over="space-time").mean()
     torch.testing.assert_close(asked, wanted, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(kept, asked, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("over", ["time", "space-time"])
+@pytest.mark.parametrize("scale", ["clip", "bin"])
+@pytest.mark.parametrize("weights", [(0, 1, 1, 2, 1), (1, 0, 0, 0, 0)])
+def test_temporal_frequencies_can_be_weighed(taught, over, scale, weights):
+    setting = Setting.of(config_of(), taught)
+    model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    student = setting.model(setting.config.student)
+    batch = next(iter(setting.loader("train", 8).train(setting.config.augment, 0, 0, 1)))
+    section = {"weight": 1, "align": "attention", "over": over, "scale": scale, "bin_weights": weights}
+    config = config_of(distill={"spectrum": section, "collaboration": "fixed"})
+    loss = Collaboration(student, model, config.distill, seed=0)(batch, 0.0)["spectrum"]
+    with torch.no_grad():
+        maps = [[attention_maps(stage) for stage in one.with_features(batch.frames).stages] for one in (student, model)]
+    wanted, plain = (
+        spectrum_distillation(*maps, over=over, scale=scale, bin_weights=given).mean()
+        for given in (torch.tensor(weights), None)
+    )
+    torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-3)
+    assert not torch.isclose(loss, plain, rtol=1e-2)
 
 
 def _by_frame(adapt: torch.nn.Conv2d, stage: torch.Tensor) -> torch.Tensor:

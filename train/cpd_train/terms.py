@@ -85,6 +85,7 @@ class Fixed:
             settings.dc,
             settings.over,
             settings.scale,
+            settings.bin_weights,
         )
         self.adapters: list[nn.Conv2d] = []
         if "fitnet" in names or ("spectrum" in names and settings.align == "adapter"):
