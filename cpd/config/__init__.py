@@ -79,8 +79,9 @@ class Pipeline(Section):
         if spectrum.bin_weights is not None and bins and len(spectrum.bin_weights) != bins:
             yield (
                 ("distill.spectrum.bin_weights", "distill.spectrum.dc", "clip.frames"),
-                f"distill.spectrum.bin_weights must be a list of {bins}, one for each temporal frequency of clip.frames: "
-                f"{self.clip.frames}{'' if spectrum.dc else ' without dc'}, got {len(spectrum.bin_weights)}",
+                f"distill.spectrum.bin_weights must be a list of {bins}, one for each temporal frequency of "
+                f"clip.frames: {self.clip.frames}{'' if spectrum.dc else ' without dc'}, got "
+                f"{len(spectrum.bin_weights)}",
             )
         if self.student.checkpoint is not None and start in ("energy", "teacher", "fitted"):
             yield (

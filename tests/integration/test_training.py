@@ -1,9 +1,11 @@
 """Both recipes on real encoded clips, in small: what they write, what they refuse, and that a seed is enough."""
 
+import io
 import json
 import math
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +87,16 @@ def test_a_seed_makes_two_runs_identical(taught):
     distill.run(config_of(seed=1), taught)
     other = load_file(taught / "student" / "student.safetensors")
     assert not torch.equal(weights[0]["conv1.weight"], other["conv1.weight"])
+
+
+def test_long_loops_show_how_far_they_are(taught, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    distill.run(config_of(), taught)
+    epoch = r"student \d/3: .*? 0/4 .*judging on validation clips: .*? 0/2 .*"
+    told = terminal.getvalue().replace("\r", " ")
+    assert re.search(rf"fitting the student: .*? 0/4 .*{3 * epoch}judging on test clips: .*? 0/2 ", told)
 
 
 @pytest.mark.parametrize(
