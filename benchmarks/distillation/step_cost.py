@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import click
 import torch
-from methods import METHODS
+from methods import FORMS, METHODS
 
 from cpd.clip import ClipSpec
 from cpd.config import Distill
@@ -28,7 +28,11 @@ from cpd_train.start import fitted_to_teacher
 
 CLIP = ClipSpec(frames=8, resize=(19, 38), crop=(16, 32), normalise="clip", colour="motion")
 LABELS, BATCH, CPU = 10, 32, torch.device("cpu")
-COMPARED = ("ce", "kd", "fitnet", "attention", "method without collaboration", "method")
+COMPARED = (
+    "ce", "kd", "fitnet", "attention", "method without collaboration", "method",
+    "unfitted", "method, energy", "method, quantiles",
+)  # fmt: skip
+"""The last two are the method unfitted, beside a form of the parameter term."""
 
 
 @click.command()
@@ -81,8 +85,9 @@ def networks() -> list[VideoClassifier]:
 def step_of(name: str, kept: bool, batch: Batch, precision: str) -> Callable[[], None]:
     """One optimiser step with the loss of a method. A CE step does not need the teacher, so it is never asked."""
     teacher, student = networks()
-    method = METHODS[name]
-    weight = METHODS[method.weight_of or name].weights[0]
+    methods = METHODS | FORMS
+    method = methods[name]
+    weight = methods[method.weight_of or name].weights[0]
     settings = Distill.model_validate(method.section(weight) | {"cache_gb": 1.0 if kept else 0.0})
     settings = aligned(settings, settings.parameters.start)
     collaboration = Collaboration(student, teacher, settings, seed=0, precision=precision)

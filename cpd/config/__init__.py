@@ -76,6 +76,14 @@ class Pipeline(Section):
                 ("distill.spectrum.dc", "distill.spectrum.weight", "clip.frames"),
                 "distill.spectrum.dc: false leaves nothing of a clip of one frame",
             )
+        bins = self.clip.frames // 2 + spectrum.dc
+        if spectrum.bin_weights is not None and bins and len(spectrum.bin_weights) != bins:
+            yield (
+                ("distill.spectrum.bin_weights", "distill.spectrum.dc", "clip.frames"),
+                f"distill.spectrum.bin_weights must be a list of {bins}, one for each temporal frequency of "
+                f"clip.frames: {self.clip.frames}{'' if spectrum.dc else ' without dc'}, got "
+                f"{len(spectrum.bin_weights)}",
+            )
         if self.student.checkpoint is not None and start in ("energy", "teacher", "fitted"):
             yield (
                 ("distill.parameters.start", "student.checkpoint"),

@@ -84,9 +84,18 @@ class Spectrum(Section):
     scale: Literal["clip", "bin"] = Field(
         "clip", description="What is scaled to unit length: the spectrum of a clip, or each of its bins by itself."
     )
+    bin_weights: Annotated[tuple[NonNegative, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="How much each temporal frequency counts, from the zero frequency on (the first there is without "
+        "dc): clip.frames // 2 + 1 numbers, one less without dc; all alike by default.",
+    )
     evidence: NonNegative = Field(
         0.0, description="Weight of the spectrum of each frame's logits: when the evidence for each class comes."
     )
+
+    def mistakes(self) -> Iterator[Mistake]:
+        if self.bin_weights is not None and not any(self.bin_weights):
+            yield ("bin_weights",), "bin_weights are all 0, so nothing of the spectrum counts"
 
 
 class Parameters(Section):

@@ -1,9 +1,11 @@
 """Both recipes on real encoded clips, in small: what they write, what they refuse, and that a seed is enough."""
 
+import io
 import json
 import math
 import re
 import shutil
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +18,12 @@ from cpd.config import Distill, Pipeline
 from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
-from cpd_train import distill, judging, prepare, teacher
+from cpd_train import distill, judging, prepare, teacher, terms
 from cpd_train.answers import Memory, Spectra, Teacher, half
 from cpd_train.common import Setting
 from cpd_train.distill import Collaboration
 from cpd_train.losses.collaboration import BOUND
+from cpd_train.losses.parameters import parameter_distillation
 from cpd_train.losses.spectrum import attention_maps, pool_to, spectrum_distillation, temporal_spectrum
 from cpd_train.models import evenly_chosen, read_checkpoint, write_checkpoint
 from cpd_train.terms import TERMS, Term
@@ -87,8 +90,18 @@ def test_a_seed_makes_two_runs_identical(taught):
     assert not torch.equal(weights[0]["conv1.weight"], other["conv1.weight"])
 
 
+def test_long_loops_show_how_far_they_are(taught, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    distill.run(config_of(), taught)
+    epoch = r"student \d/3: .*? 0/4 .*judging on validation clips: .*? 0/2 .*"
+    told = terminal.getvalue().replace("\r", " ")
+    assert re.search(rf"fitting the student: .*? 0/4 .*{3 * epoch}judging on test clips: .*? 0/2 ", told)
+
+
 @pytest.mark.parametrize(
-    ("section", "terms"),
+    ("section", "parts"),
     [
         ({}, {"cross_entropy", "logits", "spectrum"}),
         ({"spectrum": {"weight": 0}}, {"cross_entropy", "logits"}),
@@ -103,12 +116,36 @@ def test_a_seed_makes_two_runs_identical(taught):
          {"cross_entropy", "logits", "spectrum", "attention", "fitnet", "dist", "relational", "spatial_spectrum"}),
     ],
 )  # fmt: skip
-def test_every_part_can_be_switched(taught, section, terms):
+def test_every_part_can_be_switched(taught, section, parts):
     distill.run(config_of(distill=section), taught)
     rows = metrics_of(taught, "student")
-    assert set(rows[0]["loss"]) == terms
+    assert set(rows[0]["loss"]) == parts
     assert all(np.isfinite(list(row["loss"].values())).all() for row in rows)
     assert ("learned_weights" in rows[0]) == ("collaboration" not in section)
+
+
+@pytest.mark.parametrize("form", ["energy", "quantiles"])
+def test_the_teachers_kernels_are_described_once(taught, form, monkeypatch):
+    """Every step compares the student's kernels as they are by then."""
+    setting = Setting.of(config_of(), taught)
+    taught_model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    student = setting.model(setting.config.student)
+    asked = []
+    of_stages = terms.kernel_distributions
+    monkeypatch.setattr(terms, "kernel_distributions", lambda *given: asked.append(given) or of_stages(*given))
+    section = {"parameters": {"weight": 1, "form": form}, "collaboration": "fixed"}
+    step = Collaboration(student, taught_model, Distill.model_validate(section), seed=0)
+    batch = next(iter(setting.loader("train", 8).train(setting.config.augment, 0, 0, 1)))
+    theirs = terms.spatial_kernels(taught_model)
+    for _ in range(2):
+        term = step(batch, 0.0)["parameters"]
+        assert term.requires_grad
+        torch.testing.assert_close(term, parameter_distillation(terms.spatial_kernels(student), theirs, form))
+        with torch.no_grad():
+            for kernel in step.fixed.student_kernels[0]:
+                kernel[..., 0, 0] += 1
+    of_teacher = [stages for stages, _ in asked if stages[0][0] is theirs[0][0]]
+    assert (len(asked), len(of_teacher)) == (3, 1)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
@@ -117,7 +154,8 @@ def test_kept_answers_are_those_the_teacher_gives(taught, align, mixup):
     setting = Setting.of(config_of(), taught)
     model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
     grids, counts = [(10, 10), (5, 5), (3, 3), (2, 2)], {"adapter": (6, 12, 24, 48), "channels": (3, 6, 12, 24)}
-    spectra = Spectra(((5, 5), (3, 3), (2, 2), (1, 1)), align, counts.get(align, ()), "amplitude", True, "time", "clip")
+    sizes, channels = ((5, 5), (3, 3), (2, 2), (1, 1)), counts.get(align, ())
+    spectra = Spectra(sizes, align, channels, "amplitude", True, "time", "clip", None)
     ask = Teacher(model, grids, Memory(10**8), wanted=["maps", *(["features"] if align == "adapter" else []), spectra])
     loader = setting.loader("train", 8)
     for epoch in (0, 1, 2, 3):
@@ -170,6 +208,27 @@ def test_the_loss_is_that_of_the_formula(taught, align):
     torch.testing.assert_close(kept, asked, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("over", ["time", "space-time"])
+@pytest.mark.parametrize("scale", ["clip", "bin"])
+@pytest.mark.parametrize("weights", [(0, 1, 1, 2, 1), (1, 0, 0, 0, 0)])
+def test_temporal_frequencies_can_be_weighed(taught, over, scale, weights):
+    setting = Setting.of(config_of(), taught)
+    model = read_checkpoint(taught / "teacher" / "teacher.safetensors").model
+    student = setting.model(setting.config.student)
+    batch = next(iter(setting.loader("train", 8).train(setting.config.augment, 0, 0, 1)))
+    section = {"weight": 1, "align": "attention", "over": over, "scale": scale, "bin_weights": weights}
+    config = config_of(distill={"spectrum": section, "collaboration": "fixed"})
+    loss = Collaboration(student, model, config.distill, seed=0)(batch, 0.0)["spectrum"]
+    with torch.no_grad():
+        maps = [[attention_maps(stage) for stage in one.with_features(batch.frames).stages] for one in (student, model)]
+    wanted, plain = (
+        spectrum_distillation(*maps, over=over, scale=scale, bin_weights=given).mean()
+        for given in (torch.tensor(weights), None)
+    )
+    torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-3)
+    assert not torch.isclose(loss, plain, rtol=1e-2)
+
+
 def _by_frame(adapt: torch.nn.Conv2d, stage: torch.Tensor) -> torch.Tensor:
     return torch.stack([adapt(stage[:, frame]) for frame in range(stage.shape[1])], 1)
 
@@ -207,6 +266,32 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(taug
     assert kept == before or all(
         torch.isfinite(tensor).all() for tensor in load_file(taught / "student" / "student.safetensors").values()
     )
+
+
+@pytest.mark.parametrize(
+    ("role", "changes"),
+    [
+        ("teacher", {"learning_rate": 1e9, "weight_decay": 0}),
+        ("student", {"learning_rate": 1e9, "weight_decay": 0}),
+        ("student", {"learning_rate": 1e-3, "weight_decay": 1e9}),
+    ],
+)
+def test_a_training_that_fails_before_its_first_checkpoint_leaves_the_earlier_result_good(
+    taught, tmp_path, capsys, role, changes
+):
+    config = config_of(output=str(tmp_path))
+    shutil.copytree(taught / "data", tmp_path / "data")
+    run_pipeline(config, until="distill")
+    capsys.readouterr()
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        run_pipeline(
+            config.model_copy(update={role: getattr(config, role).model_copy(update=changes)}), until="distill"
+        )
+    assert "is kept" not in str(caught.value), "it has a checkpoint"
+    assert not [*(tmp_path / role).glob(".*draft*")]
+    capsys.readouterr()
+    run_pipeline(config, until="distill")
+    assert " running " not in capsys.readouterr().err
 
 
 def test_a_teacher_whose_loss_is_not_finite_has_no_weight_of_a_term_to_lower(taught, tmp_path):

@@ -49,11 +49,13 @@ class Spectra:
     dc: bool
     over: str
     scale: str
+    bin_weights: tuple[float, ...] | None
 
     def __call__(self, signals: Iterable[Tensor]) -> list[Tensor]:
         """(batch, frames, ..., height, width) of each stage -> (batch, values): see ``spectral_shape``."""
+        weights = None if self.bin_weights is None else torch.tensor(self.bin_weights)
         return [
-            spectral_shape(pool_to(signal.float(), grid), self.form, self.dc, self.over, self.scale)
+            spectral_shape(pool_to(signal.float(), grid), self.form, self.dc, self.over, self.scale, weights)
             for signal, grid in zip(signals, self.grids, strict=True)
         ]
 

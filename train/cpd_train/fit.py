@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 
 from cpd.config import Augment, Model
 from cpd.errors import TrainingError
+from cpd.lock import atomic
 from cpd.progress import track
 from cpd_train.cuda import LEAST_SCALE, Utilisation, arithmetic, scaler_of, why_no_gpu
 from cpd_train.judging import judge
@@ -103,7 +104,7 @@ def fit(
     scaler = scaler_of(training.device, step.precision)
     best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
-    with (folder / "metrics.jsonl").open("w") as metrics, Utilisation(training.device) as busy, room_for(role):
+    with Utilisation(training.device) as busy, room_for(role):
         for epoch in range(epochs):
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
@@ -140,16 +141,31 @@ def fit(
                 **({"loss_scale": scaler.get_scale()} if scaler.is_enabled() else {}),
                 **step.log(),
             }
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
             quality = (scores["validation_top1"], -scores["validation_loss"]) if scores else (float(epoch), 0.0)
-            if quality > best:
-                best, kept = quality, epoch + 1
-                path, top1 = folder / f"{role}.safetensors", scores.get("validation_top1")
-                write_checkpoint(path, model, role, labels, data_sha256, kept, top1)
+            with _metrics(folder / "metrics.jsonl", epoch) as metrics:
+                metrics.write(json.dumps(row) + "\n")
+                if quality > best:
+                    best, kept = quality, epoch + 1
+                    path, top1 = folder / f"{role}.safetensors", scores.get("validation_top1")
+                    write_checkpoint(path, model, role, labels, data_sha256, kept, top1)
     counted = waits[1:] or waits
     waited, total = (sum(column) for column in zip(*counted, strict=True))
     return Outcome(kept, waited / total)
+
+
+@contextmanager
+def _metrics(path: Path, epoch: int) -> Iterator[TextIO]:
+    """A file for the line of an epoch, from 0.
+
+    The first epoch, which always has a checkpoint, begins the file anew, and only as the block ends well: until then
+    what an earlier training left stays whole.
+    """
+    if epoch:
+        with path.open("a") as file:
+            yield file
+    else:
+        with atomic(path) as draft, draft.open("w") as file:
+            yield file
 
 
 def one_cycle(optimiser: torch.optim.Optimizer, peak: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:

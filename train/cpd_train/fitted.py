@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpd.config import Augment
+from cpd.progress import track
 from cpd_train.loader import ClipLoader
 from cpd_train.models import VideoClassifier, evenly_chosen
 from cpd_train.models.resnet import Layer, ResNet
@@ -59,7 +60,8 @@ def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: T
     for hook in hooks:
         hook.remove()
     x = ours.stem(student.normalise(frames))
-    for stage, its in zip(ours.blocks, theirs.blocks, strict=True):
+    pairs = zip(ours.blocks, theirs.blocks, strict=True)
+    for stage, its in track(pairs, "fitting the student", len(ours.blocks), "stage"):
         for index, block in enumerate(stage):
             first, last = index * len(its) // len(stage), (index + 1) * len(its) // len(stage) - 1
             model = its[first]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cpd.dataset import evenly, name_in
 from cpd.errors import TrainingError
 from cpd.lock import atomic
+from cpd.progress import track
 from cpd.video import read_clip
 from cpd_train.loader import ClipLoader
 from cpd_train.models import VideoClassifier
@@ -24,7 +25,7 @@ def judge(model: VideoClassifier, validation: ClipLoader) -> dict[str, float]:
     """Top-1 (fraction) and mean cross-entropy on the validation clips; empty where there are none."""
     if not validation.clips:
         return {}
-    logits, truth = predict(model, validation)
+    logits, truth = predict(model, validation, "judging on validation clips")
     return {
         "validation_top1": float((logits.argmax(1) == truth).mean()),
         "validation_loss": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))),
@@ -32,15 +33,18 @@ def judge(model: VideoClassifier, validation: ClipLoader) -> dict[str, float]:
 
 
 @torch.no_grad()
-def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order.
+def predict(
+    model: VideoClassifier, loader: ClipLoader, description: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits (clips, labels) and true class indices (clips,) of a whole split, in order; shown as described.
 
     Raises:
         TrainingError: a logit is not finite.
     """
     model.eval()
     logits, truth = [], []
-    for batch in loader.evaluate():
+    count = -(-len(loader.clips) // loader.batch_size)
+    for batch in track(loader.evaluate(), description, count, "batch"):
         logits.append(model(batch.frames).float().cpu().numpy())
         truth.append(batch.labels.argmax(1).cpu().numpy())
     answers = np.concatenate(logits)
@@ -56,7 +60,7 @@ def predict(model: VideoClassifier, loader: ClipLoader) -> tuple[NDArray[np.floa
 def write_test_logits(model: VideoClassifier, loader: ClipLoader, path: Path) -> float:
     """Keeps a model's answers on the test split, in the run folder's ``<role>/test_logits.npz``, for stages without
     torch; returns its top-1 (fraction)."""
-    logits, truth = predict(model, loader)
+    logits, truth = predict(model, loader, "judging on test clips")
     names = np.array([name_in(path.parent.parent, clip.path) for clip in loader.clips])
     grey = grey_levels_apart(loader)
     with atomic(path) as draft:

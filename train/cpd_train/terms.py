@@ -15,7 +15,7 @@ from cpd.config import Distill
 from cpd.errors import TrainingError
 from cpd_train.answers import Answer, Spectra, half, smaller
 from cpd_train.losses import rivals
-from cpd_train.losses.parameters import parameter_distillation
+from cpd_train.losses.parameters import distribution_distance, kernel_distributions
 from cpd_train.losses.spectrum import attention_maps, spectrum_distillation, squared_distance
 from cpd_train.models import Features, VideoClassifier
 
@@ -60,12 +60,15 @@ class Scene:
 
 
 class Fixed:
-    """The settings, the student's kernels, the teacher's, and adapters if a term learns through them."""
+    """The settings, the student's kernels, what the teacher's are like, and adapters if a term learns through them."""
 
     def __init__(self, student: VideoClassifier, teacher: VideoClassifier, distill: Distill, names: list[str]) -> None:
         self.distill = distill
         self.student_kernels = spatial_kernels(student)
-        self.teacher_kernels = [[kernel.detach() for kernel in stage] for stage in spatial_kernels(teacher)]
+        self.teacher_distributions: list[Tensor | None] = []
+        if "parameters" in names:
+            with torch.no_grad():
+                self.teacher_distributions = kernel_distributions(spatial_kernels(teacher), distill.parameters.form)
         self.grids, ours = stage_shapes(student)
         their_grids, theirs = stage_shapes(teacher)
         if len(ours) != len(theirs):
@@ -82,6 +85,7 @@ class Fixed:
             settings.dc,
             settings.over,
             settings.scale,
+            settings.bin_weights,
         )
         self.adapters: list[nn.Conv2d] = []
         if "fitnet" in names or ("spectrum" in names and settings.align == "adapter"):
@@ -103,6 +107,12 @@ def _evidence(scene: Scene) -> Tensor:
     return spectrum_distillation([ours], [theirs], form="complex", scale=scene.fixed.distill.spectrum.scale)
 
 
+def _parameters(scene: Scene) -> Tensor:
+    form = scene.fixed.distill.parameters.form
+    ours = kernel_distributions(scene.fixed.student_kernels, form)
+    return distribution_distance(ours, scene.fixed.teacher_distributions, form)
+
+
 class Term(NamedTuple):
     """A part of the loss."""
 
@@ -121,11 +131,7 @@ TERMS = {
     ),
     "spectrum": Term(_spectrum, "spectra"),
     "evidence": Term(_evidence),
-    "parameters": Term(
-        lambda scene: parameter_distillation(
-            scene.fixed.student_kernels, scene.fixed.teacher_kernels, scene.fixed.distill.parameters.form
-        )
-    ),
+    "parameters": Term(_parameters),
     "attention": Term(lambda scene: rivals.attention_transfer(scene.our_maps, scene.theirs.maps), "maps"),
     "fitnet": Term(lambda scene: rivals.fitnet(scene.our_adapted, scene.theirs.features), "features"),
     "dist": Term(

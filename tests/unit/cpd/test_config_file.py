@@ -188,6 +188,35 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
 
 
 @pytest.mark.parametrize(
+    ("spectrum", "frames", "problem"),
+    [
+        ("bin_weights: [1, 1, 1, 1]", 8,
+         "bin_weights must be a list of 5, one for each temporal frequency of clip.frames: 8, got 4"),
+        ("{dc: false, bin_weights: [1, 1, 1, 1, 1]}", 8,
+         "bin_weights must be a list of 4, one for each temporal frequency of clip.frames: 8 without dc, got 5"),
+        ("bin_weights: [1, 1]", 1,
+         "bin_weights must be a list of 1, one for each temporal frequency of clip.frames: 1, got 2"),
+        ("bin_weights: [0, 0, 0, 0, 0]", 8,
+         "bin_weights are all 0, so nothing of the spectrum counts"),
+        ("bin_weights: [1, 1, -1, 1, 1]", 8, "bin_weights[2] must be at least 0, got -1"),
+        ("bin_weights: 1", 8, "bin_weights must be a list in brackets, got 1"),
+    ],
+)  # fmt: skip
+def test_bin_weights_that_do_not_fit_are_told_with_their_line(write, spectrum, frames, problem):
+    spectrum = spectrum if spectrum.startswith("{") else f"{{{spectrum}}}"
+    path = write(f"{MINIMAL}clip: {{frames: {frames}}}\ndistill:\n  spectrum: {spectrum}\n")
+    (told,) = problems(path)
+    assert re.fullmatch(rf"pipeline\.yaml:7: distill\.spectrum(\.|: ){re.escape(problem)}", told)
+
+
+@pytest.mark.parametrize(("dc", "frames", "weights"), [("true", 8, 5), ("false", 8, 4), ("true", 7, 4), ("true", 1, 1)])
+def test_bin_weights_are_one_for_each_temporal_frequency(write, dc, frames, weights):
+    given = [*range(1, weights + 1)]
+    settings = [f"clip.frames={frames}", f"distill.spectrum.dc={dc}", f"distill.spectrum.bin_weights={given}"]
+    assert load_config(write(MINIMAL), settings).distill.spectrum.bin_weights == tuple(given)
+
+
+@pytest.mark.parametrize(
     ("lines", "problem"),
     [
         ("clip: {resize: big, crop: [200, 200]}", 'clip.resize must be a whole number or a list of them, got "big"'),

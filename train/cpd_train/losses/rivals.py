@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd_train.losses.spectrum import as_float, stage_pairs, unit_distance
-
-EPSILON = 1e-8
+from cpd_train.losses.inputs import EPSILON, as_float, check_alike, least
+from cpd_train.losses.spectrum import stage_pairs, unit_distance
 
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -25,9 +24,13 @@ def logit_distillation(student: Tensor, teacher: Tensor, temperature: float) -> 
 
     Returns:
         (batch,), at least 0, and 0 where both distributions are the same.
+
+    Raises:
+        TrainingError: another number of clips or classes.
     """
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    check_alike(student, teacher, ("clips", "classes"))
+    log_student = F.log_softmax(as_float(student) / temperature, dim=1)
+    log_teacher = F.log_softmax(as_float(teacher) / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1) * temperature**2
 
 
@@ -43,10 +46,14 @@ def dist(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Returns:
         (batch,), 0 to 4 temperature².
+
+    Raises:
+        TrainingError: another number of clips or classes.
     """
-    ours, theirs = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
-    between_classes = 1 - _correlation(ours, theirs)
-    between_clips = (1 - _correlation(ours.T, theirs.T)).mean()
+    check_alike(student, teacher, ("clips", "classes"))
+    ours, theirs = ((as_float(logits) / temperature).softmax(1) for logits in (student, teacher))
+    between_classes = 1 - _correlation(ours, theirs, least(student))
+    between_clips = (1 - _correlation(ours.T, theirs.T, least(student))).mean()
     return (between_classes + between_clips) * temperature**2
 
 
@@ -60,7 +67,9 @@ def fitnet(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         (batch,), averaged over the stages.
     """
     pairs = stage_pairs(student, teacher)
-    return torch.stack([(ours - theirs).square().flatten(1).mean(1) for ours, theirs in pairs]).mean(0)
+    return torch.stack(
+        [(as_float(ours) - as_float(theirs)).square().flatten(1).mean(1) for ours, theirs in pairs]
+    ).mean(0)
 
 
 def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -79,13 +88,21 @@ def relational(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         (batch,): Huber distance of each clip's row of pairwise distances, each matrix scaled to mean 1.
+
+    Raises:
+        TrainingError: another number of clips.
     """
+    check_alike(student, teacher, ("clips",))
     ours, theirs = _distances(student), _distances(teacher)
     return F.smooth_l1_loss(ours, theirs, reduction="none").mean(1)
 
 
 def spatial_spectrum(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Spectral matching over space, after SpectralKD (arXiv 2412.19055): 2-D amplitudes of each frame's attention map.
+
+    Of the plane of frequencies the half that ``rfft2`` gives is compared, width // 2 + 1 columns, each counted once:
+    one whose mirror image is left out is not weighed by √2 for it, as ``temporal_spectrum`` weighs its bins. So the
+    column of no horizontal frequency, and of the highest for an even width, counts twice what it does in the plane.
 
     Args:
         student, teacher: for each stage maps (batch, frames, height, width).
@@ -100,15 +117,16 @@ def spatial_spectrum(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Te
     return torch.stack(total).sum(0)
 
 
-def _correlation(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Pearson correlation of corresponding rows, (rows,); 1 where both are constant."""
+def _correlation(ours: Tensor, theirs: Tensor, shortest: float) -> Tensor:
+    """Pearson correlation of corresponding rows, (rows,); 1 where both are constant: ``shortest`` from their mean."""
     ours, theirs = ours - ours.mean(1, True), theirs - theirs.mean(1, True)
-    constant = (ours.norm(dim=1) < EPSILON) & (theirs.norm(dim=1) < EPSILON)
-    return torch.where(constant, 1.0, F.cosine_similarity(ours, theirs, dim=1, eps=EPSILON))
+    constant = (ours.norm(dim=1) < shortest) & (theirs.norm(dim=1) < shortest)
+    return torch.where(constant, 1.0, F.cosine_similarity(ours, theirs, dim=1, eps=shortest))
 
 
 def _distances(embeddings: Tensor) -> Tensor:
     """(batch, batch) pairwise distances over their mean off the diagonal."""
+    embeddings = as_float(embeddings)
     squared = (embeddings[:, None] - embeddings[None]).square().sum(2)
     distances = (squared + 1e-12).sqrt()
     count = len(embeddings) * max(1, len(embeddings) - 1)

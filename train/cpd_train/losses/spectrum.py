@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from cpd.errors import TrainingError
+from cpd_train.losses.inputs import as_float, check_alike, least
 
-EPSILON = 1e-8
 LEAST_BIN = 1e-2
 """Of a clip's length: a weaker bin is not brought to unit length, since it holds little but noise."""
 
@@ -39,12 +39,19 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: FunctionCtx, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
         kind = torch.promote_types(features.dtype, torch.float32)
-        return features.square().mean(2, dtype=kind)
+        return _squarable(features).square().mean(2, dtype=kind)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
-        return features * (gradient * (2 / features.shape[2])).to(features.dtype).unsqueeze(2)  # type: ignore[no-any-return]
+        wide = _squarable(features)
+        ours: Tensor = wide * (gradient * (2 / features.shape[2])).to(wide.dtype).unsqueeze(2)
+        return ours.to(features.dtype)
+
+
+def _squarable(features: Tensor) -> Tensor:
+    """In float32 where they are float16, in which squares end at 65504, and so does a gradient."""
+    return features.float() if features.dtype == torch.float16 else features
 
 
 def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,7 +77,8 @@ def temporal_spectrum(signal: Tensor, form: str = "amplitude", dc: bool = True, 
     Args:
         signal: (batch, frames, ..., height, width) real; any number of frames.
         form: amplitude |X|; log-amplitude log(1 + |X|), which lifts weak bins; or complex, the real and imaginary
-            parts, so that phase counts.
+            parts, so that phase counts. An amplitude is √(|X|² + 1e-12) − 1e-6, less than |X| by up to 1e-6, for the
+            sake of its gradient at 0.
         dc: whether the zero-frequency bin (of time) is kept.
         over: time, for each position; or space-time, whose last two dimensions become frequencies too.
 
@@ -99,7 +107,7 @@ def _mirrored(frames: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _amplitude(spectrum: Tensor) -> Tensor:
-    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6
+    # |z| has no gradient at 0; the offset gives it one and moves the value by at most 1e-6, which results rest on
     tiny = 1e-12
     return (spectrum.real.square() + spectrum.imag.square() + tiny).sqrt() - math.sqrt(tiny)
 
@@ -129,6 +137,8 @@ def spectrum_distillation(
 
     which lies in 0..4 a stage (0..2 for amplitudes). Scaled over a whole clip, a bin counts by its energy, and most of
     that is in the zero frequency. Scaled bin by bin, a and b are the places of one bin, and L is the mean of the bins.
+    The logarithm of an amplitude does see loudness; an amplitude sees it where it is not far above 1e-6: L changes by
+    some percent at most for signals of 1e-3 and more. Attention maps are squares, so of features of 0.03 and more.
 
     Args:
         student, teacher: for each stage a signal (batch, frames, height, width) or, from an adapter,
@@ -140,7 +150,7 @@ def spectrum_distillation(
         (batch,), 0 for identical signals.
 
     Raises:
-        TrainingError: another number of stages, clips, frames or channels.
+        TrainingError: another number of stages, clips, frames, channels or bin weights, or a negative one of these.
     """
     distances = []
     for pair in stage_pairs(student, teacher):
@@ -161,14 +171,24 @@ def spectral_shape(
 
     Args:
         signal, form, dc, over: see ``temporal_spectrum``.
-        scale: clip or bin, what is scaled to unit length.
-        bin_weights: (bins,) from 0, None for ones: factors on the spectra before a clip is scaled; or, scaled bin by
-            bin, on the bins' distances before they are averaged.
+        scale: clip or bin, what is scaled to unit length; a bin of less than ``LEAST_BIN``, a hundredth, of its clip's
+            length is divided by that instead and stays shorter, since it holds little but noise.
+        bin_weights: (bins,) from 0, of the frequencies in time, None for ones: factors on the spectra before a clip is
+            scaled; or, scaled bin by bin, on the bins' distances before they are averaged.
 
     Returns:
         (batch, values).
+
+    Raises:
+        TrainingError: another number of bin weights than of bins, or a negative one.
     """
-    return _SCALES[scale](temporal_spectrum(signal, form, dc, over), bin_weights)
+    spectrum = temporal_spectrum(signal, form, dc, over)
+    if bin_weights is not None:
+        if bin_weights.shape != spectrum.shape[1:2]:
+            raise TrainingError(f"{bin_weights.numel()} bin weights for {spectrum.shape[1]} bins")
+        if not (bin_weights >= 0).all():
+            raise TrainingError(f"bin weights must be 0 or more, got {bin_weights.tolist()}")
+    return _SCALES[scale](spectrum, bin_weights, least(signal))
 
 
 def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -180,42 +200,35 @@ def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterato
     if len(student) != len(teacher):
         raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
     for ours, theirs in zip(student, teacher, strict=True):
-        names = ("clips", "frames", *(["channels"] if ours.dim() == 5 else []))
-        for name, our, their in zip(names, ours.shape, theirs.shape, strict=False):
-            if our != their:
-                raise TrainingError(f"the student has {our} {name} and the teacher {their}")
+        check_alike(ours, theirs, ("clips", "frames", "channels")[: ours.dim() - 2])
         size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
         yield pool_to(ours, size), pool_to(theirs, size)
 
 
-def as_float(signal: Tensor) -> Tensor:
-    """In float32, which transforms need; float64 stays."""
-    return signal if signal.dtype == torch.float64 else signal.float()
-
-
-def _by_clip(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+def _by_clip(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Tensor:
     if bin_weights is not None:
-        spectrum = spectrum * bin_weights.view(1, -1, *[1] * (spectrum.dim() - 2))
-    return F.normalize(spectrum.flatten(1), eps=EPSILON)
+        spectrum = spectrum * bin_weights.to(spectrum).view(1, -1, *[1] * (spectrum.dim() - 2))
+    return F.normalize(spectrum.flatten(1), eps=shortest)
 
 
-def _by_bin(spectrum: Tensor, bin_weights: Tensor | None) -> Tensor:
+def _by_bin(spectrum: Tensor, bin_weights: Tensor | None, shortest: float) -> Tensor:
     """Each bin of unit length, or shorter where it is nearly empty; and of its share in the mean of the bins."""
     flat = spectrum.flatten(2)
     lengths: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
     whole = torch.linalg.vector_norm(lengths, dim=1, keepdim=True)
-    unit = flat / lengths.maximum(LEAST_BIN * whole + EPSILON)
+    unit = flat / lengths.maximum(LEAST_BIN * whole + shortest)
     if bin_weights is not None:
-        unit = unit * bin_weights.sqrt().view(1, -1, 1)
+        unit = unit * bin_weights.to(unit).sqrt().view(1, -1, 1)
     return unit.flatten(1) / math.sqrt(flat.shape[1])
 
 
-_SCALES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
+_SCALES: dict[str, Callable[[Tensor, Tensor | None, float], Tensor]] = {"clip": _by_clip, "bin": _by_bin}
 
 
 def unit_distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """(batch,): squared distance of both signals, each scaled to unit length per clip."""
-    return squared_distance(F.normalize(ours.flatten(1), eps=EPSILON), F.normalize(theirs.flatten(1), eps=EPSILON))
+    units = (F.normalize(as_float(signal).flatten(1), eps=least(signal)) for signal in (ours, theirs))
+    return squared_distance(*units)
 
 
 def squared_distance(ours: Tensor, theirs: Tensor) -> Tensor:
