@@ -5,5 +5,5 @@ clip, (batch,), so that clips can be weighted; the loss of parameters returns on
 computed in float32.
 
 arXiv 2009.06902 states the idea in its abstract; its equations were not at hand, so those of ``spectrum``,
-``parameters`` and ``collaboration`` are ours, and each choice is measured in docs/method.md.
+``parameters`` and ``collaboration`` are ours; docs/method.md says which of their forms were measured, and how.
 """
