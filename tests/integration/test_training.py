@@ -470,10 +470,10 @@ def test_a_teacher_can_be_loaded_as_it_is(taught, tmp_path):
 def test_a_gpu_that_is_full_outside_of_training_names_the_setting_too(taught, tmp_path, role, split, monkeypatch):
     predict = judging.predict
 
-    def full(model, loader):
+    def full(model, loader, description):
         if loader.clips[0].split == split:
             raise RuntimeError("Can't allocate 6220800 bytes on device 0.")
-        return predict(model, loader)
+        return predict(model, loader, description)
 
     monkeypatch.setattr(judging, "predict", full)
     shutil.copytree(taught / "data", tmp_path / "data")

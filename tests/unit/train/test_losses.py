@@ -495,15 +495,14 @@ class TestHalfPrecision:
         assert torch.isfinite(ours.grad).all()
 
     @pytest.mark.parametrize("value", [0.0, 1.0])
-    def test_what_is_the_same_everywhere_has_a_finite_gradient(self, rng, name, kind, value):
-        if (name, kind, value) == ("quantiles", torch.float16, 0):
-            pytest.skip("dead kernels have a gradient beyond float16, in which none are trained")
+    def test_what_is_the_same_everywhere_has_a_finite_value_and_gradient(self, rng, name, kind, value):
         loss, shape = LOSSES[name]
         still, other = torch.full(shape, value, dtype=kind).requires_grad_(), torch.from_numpy(rng.normal(size=shape))
         found = loss(still, other.to(kind))
         found.sum().backward()
         assert torch.isfinite(found).all()
-        assert torch.isfinite(still.grad).all()
+        # the gradient of dead kernels is beyond float16, in which none are trained
+        assert torch.isfinite(still.grad).all() or (name, kind, value) == ("quantiles", torch.float16, 0)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
