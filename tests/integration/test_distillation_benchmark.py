@@ -25,7 +25,8 @@ student: {model: tsm-tiny, width: 4, epochs: 1, batch_size: 4}
 def compare(monkeypatch, tmp_path):
     """Runs the command in an empty folder: the exit code, and the lines of both streams."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("run", "results", "methods"):
+    names = ("run", "results", "methods")  # other benchmarks have modules of these names too
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
 
@@ -37,7 +38,9 @@ def compare(monkeypatch, tmp_path):
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result.exit_code, result.output.splitlines()
 
-    return call
+    yield call
+    for name in names:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -199,9 +202,14 @@ class WorkerPool:
 
 
 def kill(process: Process) -> None:
-    """Ends a process, if it has not ended yet."""
+    """Ends a process, if it has not ended yet.
+
+    Not with ``process.kill``, which first looks whether it has: asyncio, which waits for it too, then finds nobody, and
+    prints so.
+    """
     if process.returncode is None:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 async def exchange(process: Process, line: str) -> bytes:
