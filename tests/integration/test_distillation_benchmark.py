@@ -25,12 +25,13 @@ student: {model: tsm-tiny, width: 4, epochs: 1, batch_size: 4}
 def compare(monkeypatch, tmp_path):
     """Runs the command in an empty folder: the exit code, and the lines of both streams."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("run", "results", "methods")  # other benchmarks have modules of these names too
+    names = ("run", "trainings", "results", "methods")  # other benchmarks have modules of these names too
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import run
+    import trainings
 
-    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(trainings, "HERE", tmp_path)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
