@@ -215,6 +215,26 @@ def test_a_client_that_goes_away_is_no_trouble(server: Server, red: bytes) -> No
     assert server.ask("/label", red).status == 200
 
 
+def test_a_client_that_goes_while_it_waits_costs_no_worker_its_time(engine: Path, red: bytes) -> None:
+    def told(server: Server, metric: str) -> float:
+        found = re.search(rf"^{re.escape(metric)} (\S+)$", server.ask("/metrics").body.decode(), re.M)
+        return float(found[1]) if found else 0.0
+
+    with serving(engine, "--workers", "1") as server, ThreadPoolExecutor(1) as pool:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        first = pool.submit(server.ask, "/label", red)
+        wait_until(lambda: told(server, "cpd_workers_busy") == 1)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            raw.sendall(b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(red) + red)
+            wait_until(lambda: told(server, "cpd_clips_waiting") == 1)
+        os.kill(worker, signal.SIGCONT)
+        assert first.result(30).status == 200
+        assert server.ask("/label", red).status == 200
+        assert told(server, 'cpd_requests_total{status="499"}') == 1
+        assert told(server, 'cpd_clip_seconds_count{part="total"}') == 2
+
+
 @pytest.mark.slow
 def test_clients_that_do_not_say_what_they_want_do_not_keep_others_out(server: Server, red: bytes) -> None:
     head = b"POST /label HTTP/1.1\r\nHost: x\r\nContent-Le"

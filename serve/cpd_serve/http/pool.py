@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +35,10 @@ class PoolBusyError(CpdError):
 
 class WorkerLostError(CpdError):
     """The clip crashed the decoder, or took longer than a clip may."""
+
+
+class UnwantedError(CpdError):
+    """Whoever asked for the clip had gone when a process was free for it."""
 
 
 class WorkerPool:
@@ -96,10 +100,15 @@ class WorkerPool:
         """Processes that are labelling."""
         return len(self._loaded) - self._idle.qsize()
 
-    async def label(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def label(self, asked: dict[str, Any], unwanted: Callable[[], Awaitable[bool]]) -> dict[str, Any]:
         """Sends one request of ``cpd_serve.http.worker`` to the next free process.
 
+        Args:
+            asked: the request.
+            unwanted: whether nobody waits for its answer any longer; asked when a process is free.
+
         Raises:
+            UnwantedError: nobody does.
             PoolBusyError: too many wait already, or none came free in time.
             WorkerLostError: the process crashed or took too long; it is being replaced.
         """
@@ -108,6 +117,9 @@ class WorkerPool:
         for _ in range(TRIES):
             process = await self._next()
             begun, line = False, b""
+            if await unwanted():
+                self._idle.put_nowait(process)
+                raise UnwantedError(f"{asked['name']}: nobody waits for its labels")
             try:
                 async with asyncio.timeout(self._timeout_s):
                     begun = bool(await exchange(process, json.dumps(asked)))

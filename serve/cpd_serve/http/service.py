@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from cpd.errors import reason_of
 from cpd_serve.http.lingering import Lingering
-from cpd_serve.http.pool import PoolBusyError, WorkerLostError, WorkerPool
+from cpd_serve.http.pool import PoolBusyError, UnwantedError, WorkerLostError, WorkerPool
 
 MAX_VIEWS = 32
 LINGER_TIMES = 4
@@ -111,7 +111,7 @@ class Service:
             asked = question(request) | {"max_duration_s": self.limits.duration_s}
             with tempfile.NamedTemporaryFile(prefix="cpd-serve-") as file:
                 await self._receive(request, file)
-                answer = await self.pool.label(asked | {"path": file.name})
+                answer = await self.pool.label(asked | {"path": file.name}, request.is_disconnected)
             if "error" not in answer:
                 self.metrics.observe(answer)
             response = JSONResponse(answer, 422 if "error" in answer else 200)
@@ -125,7 +125,7 @@ class Service:
             response = JSONResponse({"error": str(error)}, 422)
         except asyncio.CancelledError:  # the service stops, and does not wait for this any longer
             response = JSONResponse({"error": "the service is stopping"}, 503)
-        except ClientDisconnect:
+        except (ClientDisconnect, UnwantedError):
             response = Response(status_code=499)  # nobody reads it; the metrics count it
         self.metrics.requests.labels(str(response.status_code)).inc()
         return response

@@ -53,7 +53,7 @@ def test_a_clip_is_tried_again_once_where_a_process_was_lost_before_it_began(
         pool._command = [sys.executable, "-c", WORKER, str(told)]
         async with pool:
             try:
-                return await pool.label({"name": "clip"})
+                return await pool.label({"name": "clip"}, still_there)
             except WorkerLostError as error:
                 return {"error": str(error)}
             finally:
@@ -64,6 +64,10 @@ def test_a_clip_is_tried_again_once_where_a_process_was_lost_before_it_began(
     assert answer == ({"labelled": True} if answered else {"error": "clip: crashed the decoder"})
     assert len(restarts) == lost
     assert told.read_text() == "well", "no fate is left out, and no other was asked for"
+
+
+async def still_there() -> bool:
+    return False
 
 
 def short(number: int) -> OSError:
@@ -99,7 +103,7 @@ def test_a_machine_that_is_short_of_something_gets_its_worker_back(
             await process.wait()
             assert not pool.ready
             async with asyncio.timeout(20):
-                return await pool.label({"name": "clip"})
+                return await pool.label({"name": "clip"}, still_there)
 
     (tmp_path / "fates").write_text("well")
     assert asyncio.run(labelled()) == {"labelled": True}
