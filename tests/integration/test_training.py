@@ -549,7 +549,17 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
     ],
 )
 def test_by_itself_the_spectrum_is_that_of_channels_where_they_correspond(section, start, align):
-    assert distill.aligned(Distill.model_validate(section), start).spectrum.align == align
+    assert distill.aligned(Distill.model_validate(section), start, correspond=True).spectrum.align == align
+
+
+def test_channels_that_do_not_correspond_are_compared_by_attention_and_refused_one_by_one():
+    auto, asked = (
+        Distill.model_validate({"spectrum": {"align": align}, "parameters": {"start": "fitted"}})
+        for align in ("auto", "channels")
+    )
+    assert distill.aligned(auto, "fitted", correspond=False).spectrum.align == "auto"
+    with pytest.raises(TrainingError, match=r"channels do not correspond to the teacher's"):
+        distill.aligned(asked, "fitted", correspond=False)
 
 
 def test_the_evidence_of_each_frame_is_a_term(taught):

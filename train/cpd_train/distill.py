@@ -20,7 +20,7 @@ from cpd_train.judging import write_test_logits
 from cpd_train.loader import Batch
 from cpd_train.losses import collaboration
 from cpd_train.models import VideoClassifier, read_checkpoint
-from cpd_train.start import begin, told
+from cpd_train.start import begin, corresponds, told
 from cpd_train.terms import TERMS, Fixed, Scene
 
 
@@ -45,7 +45,8 @@ def run(config: Pipeline, run_dir: Path, memory: Memory | None = None) -> str:
     loaded = section.checkpoint is not None
     start = begin(config.distill.parameters.start, student, teacher, clips, loaded=loaded)
     validation = setting.loader("validation", section.batch_size)
-    step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision, memory)
+    loss = aligned(config.distill, start, corresponds(student, teacher))
+    step = Collaboration(student, teacher, loss, config.seed, config.precision, memory)
     outcome = fit(
         student, training, validation, step, section, config.augment,
         seed=config.seed, role="student", labels=setting.labels, data_sha256=setting.data_sha256, folder=folder,
@@ -77,13 +78,23 @@ def rehearse(setting: Setting) -> None:
         loaded = config.student.checkpoint is not None
         start = begin(config.distill.parameters.start, student, teacher, lambda: frames, loaded=loaded)
         labels = torch.zeros((clips, len(setting.labels)), device=device)
-        step = Collaboration(student, teacher, aligned(config.distill, start), config.seed, config.precision)
+        section = aligned(config.distill, start, corresponds(student, teacher))
+        step = Collaboration(student, teacher, section, config.seed, config.precision)
         step(Batch(frames, labels, [(clip, 0) for clip in range(clips)]), progress=0.0)
 
 
-def aligned(distill: Distill, start: str) -> Distill:
-    """``spectrum.align: auto`` is channels where the student's began as some of the teacher's; attention else."""
-    if distill.spectrum.align != "auto" or start not in ("teacher", "fitted"):
+def aligned(distill: Distill, start: str, correspond: bool) -> Distill:
+    """``spectrum.align: auto`` is channels where the student's began as some of the teacher's; attention else.
+
+    Raises:
+        TrainingError: channels are asked for, and do not correspond to the teacher's.
+    """
+    if distill.spectrum.align == "channels" and not correspond:
+        raise TrainingError(
+            "the student's channels do not correspond to the teacher's: it is of another family, wider, or deeper",
+            "set distill.spectrum.align: attention",
+        )
+    if distill.spectrum.align != "auto" or start not in ("teacher", "fitted") or not correspond:
         return distill
     return distill.model_copy(update={"spectrum": distill.spectrum.model_copy(update={"align": "channels"})})
 

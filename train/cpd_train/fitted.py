@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -14,8 +15,10 @@ from cpd.config import Augment
 from cpd.progress import track
 from cpd_train.loader import ClipLoader
 from cpd_train.models import VideoClassifier, evenly_chosen
-from cpd_train.models.resnet import Layer, ResNet
+from cpd_train.models.block import Block, Layer
 
+Grid = tuple[int, int]
+"""Height and width."""
 CLIPS, PIXELS = 256, 1 << 24
 """How many clips it takes at most, and how many of their pixels there is memory for."""
 PLACES = 1 << 16
@@ -26,57 +29,78 @@ EPSILON = 1e-12
 
 
 @torch.no_grad()
-def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: Tensor) -> None:
+def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: Tensor, *, sampled: bool) -> None:
     """Gives the student, layer by layer from the first, the kernels that come nearest to the teacher's answers.
 
     Each convolution sees what the student's own layers before it make of the clips, so that it makes up for what those
     lack. It is asked for evenly chosen channels of what the teacher's layer says after its batch norm; the last of a
-    block for what the shortcut leaves of the block's sum. A block of the student stands for as many of the teacher's as
-    it has fewer. Kernels keep their lengths, since their scale is the batch norm's. The classifier is fitted to the
-    teacher's logits.
+    block for what the shortcut leaves of the block's sum. Blocks of a stage stand for the teacher's, in their order.
+    Kernels keep their lengths, since their scale is the batch norm's. The classifier is fitted to the teacher's logits.
 
     Least squares to a larger network's answers mends pruned networks with few clips (arXiv 1707.06168, 1812.01839).
 
+    Networks of two families have stages in common, and no layers within a block. There the inner layers stay random,
+    as in an extreme learning machine (Huang et al., 2006), and the last of each block alone is fitted, with the
+    shortcut's, to the teacher's sums on the student's grid. Channels beyond as many as the teacher has stay random.
+
     Args:
-        student: a ResNet that holds a sample of the teacher (``start.sampled_from_teacher``), as which its stem stays.
-        teacher: of the same blocks, no narrower and no shallower.
+        student: as it begins: at random, or a sample of the teacher (``start.sampled_from_teacher``), whose stem stays.
+        teacher: of as many stages.
         frames: (clips, frames, height, width, 3) uint8, as they are trained on.
+        sampled: whether the student is such a sample.
     """
     ours, theirs = student.eval().backbone, teacher.eval().backbone
-    assert isinstance(ours, ResNet)
-    assert isinstance(theirs, ResNet)
-    said: dict[nn.Module, Tensor] = {}
-    hooks = [
-        norm.register_forward_hook(lambda norm, _, answer: said.update({norm: at_places(answer)}))
-        for norm in theirs.modules()
-        if isinstance(norm, nn.BatchNorm2d)
+    pairs = [
+        (block, its[index * len(its) // len(stage)], its[max((index + 1) * len(its) // len(stage) - 1, 0)])
+        for stage, its in zip(ours.blocks, theirs.blocks, strict=True)
+        for index, block in enumerate(stage)
     ]
-    hooks += [  # of what a block's activation sees, the last is the sum
-        block.relu.register_forward_pre_hook(lambda relu, seen: said.update({relu: at_places(seen[0])}))
-        for stage in theirs.blocks
-        for block in stage
+    grids = _grids([block for block, _, _ in pairs], student, frames[:1])
+    said: dict[object, Tensor] = {}
+
+    def keep(key: object, answer: Tensor, grid: Grid) -> None:
+        said[key] = at_places(_on_grid(answer, grid))
+
+    hooks = [  # of what the end of a block is given, the last is the sum
+        last.last.register_forward_pre_hook(lambda _, given, key=(last, grids[block]): keep(key, given[0], key[1]))
+        for block, _, last in pairs
+    ]
+    hooks += [
+        norm.register_forward_hook(lambda norm, _, answer: keep(norm, answer, answer.shape[2:]))
+        for norm in theirs.modules()
+        if sampled and isinstance(norm, nn.BatchNorm2d)
     ]
     logits = theirs.head(theirs.stages(teacher.normalise(frames))[-1])
     for hook in hooks:
         hook.remove()
-    x = ours.stem(student.normalise(frames))
-    pairs = zip(ours.blocks, theirs.blocks, strict=True)
-    for stage, its in track(pairs, "fitting the student", len(ours.blocks), "stage"):
-        for index, block in enumerate(stage):
-            first, last = index * len(its) // len(stage), (index + 1) * len(its) // len(stage) - 1
-            model = its[first]
-            if block.downsample is not None and model.downsample is not None:
-                _fit_layer(block.downsample.layer, x, said[model.downsample.layer[1]])
-            y = block.shift(x)
-            *inner, outer = block.branch
-            for layer, (_, its_norm) in zip(inner, model.branch, strict=False):
-                y = block.relu(_fit_layer(layer, y, said[its_norm]))
-            _fit_layer(outer, y, said[its[last].relu], given=block.shortcut(x))
-            x = block(x)
-    seen = x.mean((2, 3))
-    weight, bias = least_squares(seen, logits - ours.fc(seen))
-    ours.fc.weight.add_(weight)
-    ours.fc.bias.add_(bias)
+
+    def fitted(layer: Layer, x: Tensor, wanted: Tensor | None, given: Tensor | None = None) -> Tensor:
+        if not sampled:
+            _measure(layer, x)
+        return _said(layer, x) if wanted is None else _fit_layer(layer, x, wanted, given)
+
+    x = student.normalise(frames)
+    if not sampled:
+        _measure(ours.stem_layer, x)
+    x = ours.stem(x)
+    for block, first, last in track(pairs, "fitting the student", len(pairs), "block"):
+        wanted = said[last, grids[block]]
+        if block.shortcut_layer is not None:
+            its_shortcut = first.shortcut_layer if sampled else None
+            fitted(block.shortcut_layer, x, wanted if its_shortcut is None else said[its_shortcut[1]])
+        y = block.shift(x)
+        *inner, outer = block.branch
+        for index, layer in enumerate(inner):
+            y = block.relu(fitted(layer, y, said[first.branch[index][1]] if sampled else None))
+        fitted(outer, y, wanted, block.shortcut(x))
+        x = block(x)
+    if ours.tail_layer is not None:
+        _measure(ours.tail_layer, x)
+    seen = ours.embedding(x)
+    classifier = ours.classifier_layer
+    weight, bias = least_squares(seen, logits - classifier(seen))
+    classifier.weight.add_(weight)
+    classifier.bias.add_(bias)
     student.train()
 
 
@@ -87,36 +111,76 @@ def clips_to_fit(training: ClipLoader, augment: Augment, seed: int, views: int) 
     return torch.cat([batch.frames for batch in batches])[:clips]
 
 
+def _grids(blocks: Sequence[Block], student: VideoClassifier, frames: Tensor) -> dict[Block, Grid]:
+    """The height and width that each block answers on."""
+    grids: dict[Block, Grid] = {}
+    hooks = [
+        block.register_forward_hook(lambda block, _, answer: grids.update({block: tuple(answer.shape[2:])}))
+        for block in blocks
+    ]
+    student(frames)
+    for hook in hooks:
+        hook.remove()
+    return grids
+
+
+def _on_grid(values: Tensor, grid: Grid) -> Tensor:
+    """(n, channels, height, width) -> (n, channels, *grid): averaged where that is coarser, else interpolated."""
+    height, width = values.shape[2:]
+    if (height, width) == grid:
+        return values
+    if height >= grid[0] and width >= grid[1]:
+        return F.adaptive_avg_pool2d(values, grid)
+    return F.interpolate(values, grid, mode="bilinear", align_corners=False)
+
+
+def _said(layer: Layer, x: Tensor) -> Tensor:
+    conv, norm = layer
+    answer: Tensor = norm(conv(x))
+    return answer
+
+
+def _measure(layer: Layer, x: Tensor) -> None:
+    """Tells a batch norm the mean and the variance of what it will see."""
+    conv, norm = layer
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    answer = conv(x)
+    norm.running_mean.copy_(answer.mean((0, 2, 3)))
+    norm.running_var.copy_(answer.var((0, 2, 3)))
+
+
 def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = None) -> Tensor:
-    """Sets a convolution and its batch norm, but for channels that are asked for one value everywhere.
+    """Sets a convolution and its batch norm, but for channels that are asked for one value everywhere, or for nothing.
 
     Args:
         x: what it sees, (n, channels, height, width).
-        wanted: what the teacher has in its place, (places, channels).
+        wanted: what the teacher has in its place, (places, channels); the first outputs are asked for it, if there are
+            more.
         given: what will be added, (n, outputs, height, width).
 
     Returns:
         What the layer then says.
     """
     conv, norm = layer
-    asked = evenly_chosen(wanted, torch.Size((len(wanted), conv.out_channels)))
+    count = min(conv.out_channels, wanted.shape[1])
+    asked = evenly_chosen(wanted, torch.Size((len(wanted), count)))
     if given is not None:
-        asked = asked - at_places(given)
+        asked = asked - at_places(given)[:, :count]
     assert norm.running_mean is not None
     assert norm.running_var is not None
     seen = _patches(x, conv)
-    # from the sample on: where clips are too few to tell, it stays
-    sample = conv.weight.flatten(1) * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None]
-    weight = sample + least_squares(seen, asked - seen @ sample.T)[0]
+    # from the kernels that it has: where clips are too few to tell, they stay
+    before = (conv.weight.flatten(1) * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None])[:count]
+    weight = before + least_squares(seen, asked - seen @ before.T)[0]
     said = seen @ weight.T
     spread = said.std(0)
-    varied = spread > EPSILON
-    scale = (conv.weight.flatten(1).norm(dim=1) / weight.norm(dim=1))[varied]
+    varied = (spread > EPSILON).nonzero().flatten()
+    scale = (conv.weight[:count].flatten(1).norm(dim=1) / weight.norm(dim=1))[varied]
     conv.weight[varied] = (weight[varied] * scale[:, None]).unflatten(1, conv.weight.shape[1:])
     norm.weight[varied], norm.bias[varied] = spread[varied], asked.mean(0)[varied]
     norm.running_mean[varied], norm.running_var[varied] = said.mean(0)[varied] * scale, (spread[varied] * scale) ** 2
-    answer: Tensor = norm(conv(x))
-    return answer
+    return _said(layer, x)
 
 
 def least_squares(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

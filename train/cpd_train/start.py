@@ -21,14 +21,14 @@ def begin(start: str, student: VideoClassifier, teacher: VideoClassifier, frames
     """Gives the student its first parameters; returns how, as a name of ``START``.
 
     Args:
-        start: a name of ``START``; or auto, fitted to the teacher where both are of one family and nothing was loaded.
+        start: a name of ``START``; or auto, fitted to the teacher where nothing was loaded.
         loaded: whether the student has the parameters of a checkpoint.
 
     Raises:
         TrainingError: the networks do not fit what was asked for.
     """
     if start == "auto":
-        start = "random" if loaded or without_counterpart(student, teacher) else "fitted"
+        start = "random" if loaded else "fitted"
     START[start](student, teacher, frames)
     return start
 
@@ -87,17 +87,21 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
 
 
 def fitted_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: Frames) -> None:
-    """Starts a smaller student of residual blocks with what comes nearest to the teacher's answers.
+    """Starts a student with what comes nearest to the teacher's answers; one of its own size and family is the teacher.
 
-    Others that fit into their teacher have its own size, and are the teacher.
-
-    Raises:
-        TrainingError: the networks are of two families.
+    Of one family, it is a sample of the teacher first, so that each layer has a counterpart to be fitted to.
     """
-    sampled_from_teacher(student, teacher)
+    sampled = corresponds(student, teacher)
+    if sampled:
+        sampled_from_teacher(student, teacher)
     sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (student, teacher)]
-    if sizes[0] < sizes[1]:
-        fit_to_teacher(student, teacher, frames())
+    if not sampled or sizes[0] < sizes[1]:
+        fit_to_teacher(student, teacher, frames(), sampled=sampled)
+
+
+def corresponds(student: VideoClassifier, teacher: VideoClassifier) -> bool:
+    """Whether each channel of the student can stand for one of the teacher's: one family, no wider and no deeper."""
+    return not without_counterpart(student, teacher)
 
 
 def without_counterpart(student: VideoClassifier, teacher: VideoClassifier) -> str:

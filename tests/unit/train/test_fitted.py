@@ -66,7 +66,7 @@ def test_places_are_the_same_for_all_that_have_them():
 def test_fitted_to_one_of_its_own_size_it_gives_the_same_answers(block, count):
     teacher, student = model(block=block, blocks=2), model(block=block, blocks=2, seed=3)
     sampled_from_teacher(student, teacher)
-    fit_to_teacher(student, teacher, clips(count, seed=1))
+    fit_to_teacher(student, teacher, clips(count, seed=1), sampled=True)
     ours, theirs = student.eval()(clips(16, seed=2)), teacher(clips(16, seed=2))
     assert (ours - theirs).std() < 0.1 * theirs.std()
 
@@ -84,6 +84,42 @@ def test_fitted_it_is_nearer_to_its_teacher_than_a_sample_of_it(width, blocks):
     }
     assert far["fitted"] < 0.9 * theirs.std()
     assert far["fitted"] < far["teacher"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        (ModelSpec("tsm-mobilenetv2"), ModelSpec("tsm-tiny", 16, 2)),
+        (ModelSpec("tsm-tiny", 8), ModelSpec("tsm-mobilenetv2")),
+        (ModelSpec("tsm-tiny", 8), ModelSpec("tsm-resnet18")),
+        (ModelSpec("tsn-tiny", 8), ModelSpec("tsm-resnet50")),
+        (ModelSpec("tsm-tiny", 24, 3), ModelSpec("tsm-tiny", 16, 2)),
+    ],
+    ids=lambda spec: f"{spec.model}-{spec.width}",
+)
+def test_a_student_of_another_family_answers_as_its_teacher_on_the_clips_it_was_fitted_with(student, teacher):
+    torch.manual_seed(0)
+    teacher, student = (build_model(spec, 3, CLIP) for spec in (teacher, student))
+    for _ in range(20):
+        teacher.train()(clips(8, seed=7))
+    theirs = teacher.eval()(clips(160, seed=1))
+    ours = begun("fitted", student, teacher)(clips(160, seed=1))
+    assert (ours - theirs).std() < 0.9 * theirs.std()
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+@torch.no_grad()
+def test_a_stage_of_another_family_says_on_its_own_grid_what_the_teachers_does():
+    teacher, student = model(width=16, blocks=2), build_model(ModelSpec("tsm-mobilenetv2"), 3, CLIP)
+    begun("fitted", student, teacher)
+    ours, theirs = (one.with_features(clips(32, seed=2)).stages for one in (student, teacher))
+    count = ours[0].shape[2]
+    chosen = theirs[0][:, :, torch.arange(count) * 16 // count] if count <= 16 else theirs[0]
+    wanted = nn.functional.adaptive_avg_pool2d(chosen.flatten(0, 1), ours[0].shape[3:])
+    got = ours[0].flatten(0, 1)[:, : wanted.shape[1]].clamp(min=0)
+    alike = torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1]
+    assert alike > 0.5
 
 
 def test_fitted_twice_it_is_the_same_network():

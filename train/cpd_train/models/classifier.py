@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cpd.clip import ClipSpec
+from cpd_train.models.block import MakeShift
 from cpd_train.models.mobilenet import MobileNetV2
-from cpd_train.models.resnet import BasicBlock, Bottleneck, MakeShift, ResNet
+from cpd_train.models.resnet import BasicBlock, Bottleneck, ResNet
 from cpd_train.models.shift import Shift
 
 TINY_WIDTH, TINY_BLOCKS = 16, 1

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
 
-MakeShift = Callable[[], nn.Module]
-Layer = tuple[nn.Conv2d, nn.BatchNorm2d]
+from cpd_train.models.block import Block, Layer, MakeShift
 
 
 class Shortcut(nn.Sequential):
@@ -23,22 +20,21 @@ class Shortcut(nn.Sequential):
         return cast("Layer", tuple(self))
 
 
-class Block(nn.Module):
-    """Convolutions beside a shortcut; the shift stands in the residual branch alone."""
+class ResidualBlock(Block):
+    """One whose sum is activated."""
 
-    expansion = 1
-    """Channels it gives for each of its inner ones."""
-    shift: nn.Module
     relu: nn.ReLU
     downsample: Shortcut | None
 
     @property
-    @abstractmethod
-    def branch(self) -> list[Layer]:
-        """The convolutions in their order, each with its batch norm."""
+    def last(self) -> nn.Module:
+        return self.relu
+
+    @property
+    def shortcut_layer(self) -> Layer | None:
+        return None if self.downsample is None else self.downsample.layer
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """What stands beside the branch."""
         y: Tensor = x if self.downsample is None else self.downsample(x)
         return y
 
@@ -51,7 +47,7 @@ class Block(nn.Module):
         return z
 
 
-class BasicBlock(Block):
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions."""
 
     def __init__(self, inputs: int, planes: int, stride: int, make_shift: MakeShift) -> None:
@@ -69,7 +65,7 @@ class BasicBlock(Block):
         return [(self.conv1, self.bn1), (self.conv2, self.bn2)]
 
 
-class Bottleneck(Block):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3 and 1x1 convolutions."""
 
     expansion = 4
@@ -106,7 +102,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[Block],
+        block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         width: int,
         labels: int,
@@ -145,6 +141,17 @@ class ResNet(nn.Module):
         """Those of each stage."""
         return [[cast("Block", block) for block in stage.children()] for stage in self.stage_modules]
 
+    @property
+    def stem_layer(self) -> Layer:
+        return self.conv1, self.bn1
+
+    tail_layer = None
+    """Between the last block and the average there is none."""
+
+    @property
+    def classifier_layer(self) -> nn.Linear:
+        return self.fc
+
     def stem(self, x: Tensor) -> Tensor:
         """(n, 3, height, width) -> (n, width, height, width), at a half or, with pooling, a quarter of the size."""
         y: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -159,9 +166,14 @@ class ResNet(nn.Module):
             features.append(x)
         return features
 
+    def embedding(self, x: Tensor) -> Tensor:
+        """(n, channels, height, width) of the last block -> (n, channels), as the classifier sees it."""
+        y: Tensor = self.avgpool(x).flatten(1)
+        return y
+
     def head(self, x: Tensor) -> Tensor:
         """(n, channels, height, width) -> (n, labels)."""
-        logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        logits: Tensor = self.fc(self.dropout(self.embedding(x)))
         return logits
 
 
