@@ -74,8 +74,8 @@ class Spectrum(Section):
     align: Literal["auto", "attention", "adapter", "channels"] = Field(
         "auto",
         description="How both are brought to one shape: attention over channels, a learned adapter, or the teacher's "
-        "channels that the student started from (parameters.start: fitted). auto is channels where it did, and else "
-        "attention.",
+        "channels that the student started from (parameters.start: fitted, networks of one family). auto is channels "
+        "where it did, and else attention.",
     )
     over: Literal["time", "space-time"] = Field(
         "space-time", description="Frequencies of each position's course, or of a clip's motion, wherever it is."
@@ -109,8 +109,8 @@ class Parameters(Section):
     start: Literal["auto", "random", "energy", "teacher", "fitted"] = Field(
         "auto",
         description="The student's first kernels: random; random with the teacher's share of energy at each frequency; "
-        "a sample of its own, every so many channels; or such a sample fitted to its answers, layer by layer. "
-        "auto is fitted where both are of one family and the student has no checkpoint, else random.",
+        "a sample of its own, every so many channels; or fitted to its answers, layer by layer. auto is fitted, unless "
+        "the student has a checkpoint.",
     )
 
 

@@ -19,7 +19,7 @@ from cpd_train.models.block import Block, Layer
 
 Grid = tuple[int, int]
 """Height and width."""
-CLIPS, PIXELS = 256, 1 << 24
+CLIPS, PIXELS = 256, 1 << 23
 """How many clips it takes at most, and how many of their pixels there is memory for."""
 PLACES = 1 << 16
 """At which a layer is fitted, at most: many times as many as its kernels have numbers."""
@@ -147,7 +147,7 @@ def _measure(layer: Layer, x: Tensor) -> None:
     assert norm.running_var is not None
     answer = conv(x)
     norm.running_mean.copy_(answer.mean((0, 2, 3)))
-    norm.running_var.copy_(answer.var((0, 2, 3)))
+    norm.running_var.copy_(answer.var((0, 2, 3), correction=0))  # of a single value it is none
 
 
 def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = None) -> Tensor:
