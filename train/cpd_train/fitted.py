@@ -62,8 +62,8 @@ def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: T
         said[key] = at_places(_on_grid(answer, grid))
 
     hooks = [  # of what the end of a block is given, the last is the sum
-        last.last.register_forward_pre_hook(lambda _, given, key=(last, grids[block]): keep(key, given[0], key[1]))
-        for block, _, last in pairs
+        last.last.register_forward_pre_hook(lambda _, given, key=(last, grid): keep(key, given[0], key[1]))
+        for last, grid in dict.fromkeys((last, grids[block]) for block, _, last in pairs)
     ]
     hooks += [
         norm.register_forward_hook(lambda norm, _, answer: keep(norm, answer, answer.shape[2:]))
@@ -74,10 +74,10 @@ def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: T
     for hook in hooks:
         hook.remove()
 
-    def fitted(layer: Layer, x: Tensor, wanted: Tensor | None, given: Tensor | None = None) -> Tensor:
+    def fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = None) -> None:
         if not sampled:
             _measure(layer, x)
-        return _said(layer, x) if wanted is None else _fit_layer(layer, x, wanted, given)
+        _fit_layer(layer, x, wanted, given)
 
     x = student.normalise(frames)
     if not sampled:
@@ -87,12 +87,12 @@ def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: T
         wanted = said[last, grids[block]]
         if block.shortcut_layer is not None:
             its_shortcut = first.shortcut_layer if sampled else None
-            fitted(block.shortcut_layer, x, wanted if its_shortcut is None else said[its_shortcut[1]])
+            fit_layer(block.shortcut_layer, x, wanted if its_shortcut is None else said[its_shortcut[1]])
         y = block.shift(x)
         *inner, outer = block.branch
         for index, layer in enumerate(inner):
-            y = block.relu(fitted(layer, y, said[first.branch[index][1]] if sampled else None))
-        fitted(outer, y, wanted, block.shortcut(x))
+            y = block.relu(_fit_layer(layer, y, said[first.branch[index][1]]) if sampled else _measure(layer, y))
+        fit_layer(outer, y, wanted, block.shortcut(x))
         x = block(x)
     if ours.tail_layer is not None:
         _measure(ours.tail_layer, x)
@@ -134,20 +134,16 @@ def _on_grid(values: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(values, grid, mode="bilinear", align_corners=False)
 
 
-def _said(layer: Layer, x: Tensor) -> Tensor:
-    conv, norm = layer
-    answer: Tensor = norm(conv(x))
-    return answer
-
-
-def _measure(layer: Layer, x: Tensor) -> None:
-    """Tells a batch norm the mean and the variance of what it will see."""
+def _measure(layer: Layer, x: Tensor) -> Tensor:
+    """Tells a batch norm the mean and the variance of what it will see; returns what the layer then says."""
     conv, norm = layer
     assert norm.running_mean is not None
     assert norm.running_var is not None
     answer = conv(x)
     norm.running_mean.copy_(answer.mean((0, 2, 3)))
     norm.running_var.copy_(answer.var((0, 2, 3), correction=0))  # of a single value it is none
+    said: Tensor = norm(answer)
+    return said
 
 
 def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = None) -> Tensor:
@@ -180,7 +176,8 @@ def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = N
     conv.weight[varied] = (weight[varied] * scale[:, None]).unflatten(1, conv.weight.shape[1:])
     norm.weight[varied], norm.bias[varied] = spread[varied], asked.mean(0)[varied]
     norm.running_mean[varied], norm.running_var[varied] = said.mean(0)[varied] * scale, (spread[varied] * scale) ** 2
-    return _said(layer, x)
+    answer: Tensor = norm(conv(x))
+    return answer
 
 
 def least_squares(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
