@@ -60,6 +60,11 @@ def _unfitted(collaboration: str = "learned", **form: Any) -> Callable[[float], 
     return _method("teacher", collaboration, align="attention", **form)
 
 
+def _maps(collaboration: str = "fixed", **form: Any) -> Callable[[float], Section]:
+    """The spectrum of attention maps with its phases, which with fixed weights and even bins is attention transfer."""
+    return _spectrum("fitted", collaboration, align="attention", form="complex", **form)
+
+
 METHODS = {
     "ce": Method(lambda _: _on_kd(cross_entropy=1, logits=0), (1,)),
     "kd": Method(lambda weight: _on_kd(cross_entropy=1 - weight, logits=weight), (0.3, 0.5, 0.7, 0.9)),
@@ -87,6 +92,12 @@ FORMS = {
     "start, spectrum of channels": Method(_spectrum("teacher", align="channels"), (0.1, 0.3, 1)),
     "start, spectrum over time, evidence": Method(lambda weight: _spectrum("teacher", evidence=weight)(1), (0.3, 1)),
     "fitted, attention": Method(_started("attention", "fitted"), weight_of="attention"),
+    "fitted, kd": Method(_maps(), (0,)),
+    "fitted, maps": Method(_maps(), (0.3, 1, 3)),
+    "fitted, maps, low-pass": Method(_maps(bin_weights=[1, 0.71, 0.5, 0.35, 0.25]), (0.3, 1, 3)),
+    "fitted, maps, high-pass": Method(_maps(bin_weights=[0.35, 1, 1, 1, 1]), (0.3, 1, 3)),
+    "fitted, maps, learned": Method(_maps("learned"), (0.1, 0.3, 1)),
+    "fitted, maps, confidence": Method(_maps("confidence"), (0.3, 1, 3)),
     "method, with phases": Method(_method(form="complex"), (0.03,)),
     "method, of maps": Method(_method(align="attention"), (0.03, 0.1)),
     "method, of maps with phases": Method(_method(form="complex", align="attention"), (0.3, 1)),
