@@ -116,22 +116,26 @@ def decode_at(
 
     decoder = stream.codec_context
     found: dict[int, Pixels] = {}
-    goal, expected, jumped = -1, 0, False
+    goal, expected = -1, 0
+    start_pts: int | None = None  # of the packet that decoding jumped to
     for position, packet in enumerate(chain(frame_packets(packets), (None,))):  # None: the decoder gives what it holds
         if position in goals:
             if expected > goal and position > 0:
                 decoder.flush_buffers()
-                expected, jumped = int(np.searchsorted(index.shown_pts, index.pts[position])), True
+                start_pts = int(index.pts[position])
+                expected = int(np.searchsorted(index.shown_pts, start_pts))
             goal = max(goal, goals[position])
         if expected > goal:
             continue
         for frame in decoder.decode(packet):
             if frame.pts is None:
                 return None
-            if jumped and frame.pts < index.shown_pts[expected]:
+            if start_pts is not None and frame.pts < index.shown_pts[expected]:
                 continue  # shown before the keyframe this section starts at
-            if frame.pts != index.shown_pts[expected] or (jumped and frame.is_corrupt):
+            if frame.pts != index.shown_pts[expected] or (start_pts is not None and frame.is_corrupt):
                 return None
+            if frame.pts == start_pts and not frame.key_frame:
+                return None  # its packet was marked as one all the same: of H.263 in AVI, all are
             if expected in wanted:
                 found[expected] = convert(frame)
             expected += 1

@@ -142,6 +142,16 @@ def test_a_recording_that_begins_between_keyframes_begins_with_the_first(
     assert shown(video.read_clip(late, SPEC)) == shown(video.read_frames(late, segment_indices(times_s, 4)))
 
 
+def test_packets_that_are_wrongly_marked_as_keyframes_are_not_begun_at(write_video: WriteVideo) -> None:
+    still = np.random.default_rng(0).integers(0, 255, (144, 176, 3), dtype=np.uint8)
+    path = write_video(np.stack([still] * 26), "h263", "clip.avi")
+    with open_file(path) as (source, stream):
+        assert all(packet.is_keyframe for packet in packets.frame_packets(source.demux(stream)))
+    spec = ClipSpec(frames=4, resize=(144, 176), crop=(144, 176))
+    whole = video.read_frames(path, segment_indices(np.arange(26) / 25, 4))
+    np.testing.assert_array_equal(video.read_clip(path, spec), whole)
+
+
 def test_frames_shown_before_their_keyframe_are_decoded_from_the_one_before() -> None:
     # Decoding order I0 P3 B1 B2 | I6 B4 B5: B4 may refer to P3, so it cannot be decoded from I6 on.
     pts = np.array([0, 3, 1, 2, 6, 4, 5])
