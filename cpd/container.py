@@ -159,11 +159,19 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
     return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
 
 
-def time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
-    """A frame's presentation time; by the nominal rate where the stream stores none."""
-    if frame.pts is not None and stream.time_base is not None:
-        return float(frame.pts * stream.time_base)
-    return index / float(stream.average_rate or 25)
+class Clock:
+    """Tells the presentation times of a stream's frames, which are asked for in the order they are shown."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream, self._next_s = stream, 0.0
+
+    def time_s(self, frame: VideoFrame) -> float:
+        """A frame's own time; where the stream stores none, a nominal interval after the frame before."""
+        stream, at_s = self._stream, self._next_s
+        if frame.pts is not None and stream.time_base is not None:
+            at_s = float(frame.pts * stream.time_base)
+        self._next_s = at_s + 1 / float(stream.average_rate or 25)
+        return at_s
 
 
 def reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
-from cpd.container import Decoder, open_file, reason, time_s
+from cpd.container import Clock, Decoder, open_file, reason
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
@@ -66,11 +66,12 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
     times: list[float] = []
     damage, first, looks = "", None, set()
     with open_file(path, decoder) as (container, stream):
+        clock = Clock(stream)
         try:
             for frame in container.decode(stream):
                 first = first or frame
                 looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
-                times.append(time_s(frame, len(times), stream))
+                times.append(clock.time_s(frame))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
         if first is None:

@@ -178,6 +178,16 @@ def test_recordings_put_together_are_one_video(write_video: WriteVideo, tmp_path
     assert video.duration_s(path) == pytest.approx(120 / 25)
 
 
+def test_frames_without_a_time_follow_the_one_before(write_video: WriteVideo) -> None:
+    path = write_video(ramp(26), "libx264", "small.mpg", options={"g": "26"})
+    with open_file(path) as (source, stream):
+        stored = [frame.pts is not None for frame in source.decode(stream)]
+    assert stored[0]
+    assert not all(stored)
+    np.testing.assert_allclose(np.diff(video.probe(path).times_s), 1 / 25, atol=1e-3)
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
+
+
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
     pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
     pixels[:, :, :32] = 255  # white on the left
