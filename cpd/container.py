@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -157,6 +158,21 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
         raise VideoError(f"{folder}: {odd} is not a regular file")
     stem = f"{folder}/{first[1]}".replace("%", "%%")
     return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """A stream's packets in decoding order; an empty one is the last.
+
+    After it PyAV fails where other streams appeared while it read, as the sound of the next programme on television.
+    """
+    with suppress(IndexError):
+        yield from container.demux(stream)
+
+
+def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """A stream's frames in the order they are shown."""
+    for packet in packets_of(container, stream):
+        yield from packet.decode()
 
 
 class Clock:

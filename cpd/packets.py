@@ -19,6 +19,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from cpd.container import packets_of
+
 HELD_BYTES = 32 << 20
 """Packets of a video up to this size are kept while its clip is chosen; larger ones are read from the file twice."""
 STEP_BACK_S = 1.0
@@ -50,7 +52,7 @@ class PacketIndex:
         shown: list[int] = []
         held: list[Packet[VideoStream]] | None = []
         held_bytes = 0
-        for packet in frame_packets(container.demux(stream)):
+        for packet in frame_packets(packets_of(container, stream)):
             if packet.pts is None:
                 return None
             pts.append(packet.pts)

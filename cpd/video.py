@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
-from cpd.container import Clock, Decoder, open_file, reason
+from cpd.container import Clock, Decoder, frames_of, open_file, packets_of, reason
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
@@ -68,7 +68,7 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
     with open_file(path, decoder) as (container, stream):
         clock = Clock(stream)
         try:
-            for frame in container.decode(stream):
+            for frame in frames_of(container, stream):
                 first = first or frame
                 looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
                 times.append(clock.time_s(frame))
@@ -244,7 +244,7 @@ def _frames_of_packets(
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
             with open_file(path, decoder) as (again, same_stream):
-                return decode_at(same_stream, index, again.demux(same_stream), indices, convert)
+                return decode_at(same_stream, index, packets_of(again, same_stream), indices, convert)
         except (av.FFmpegError, MemoryError):
             return None
         except VideoError as error:
@@ -261,7 +261,7 @@ def _frames_at(
     with open_file(path, decoder) as (container, stream):
         watch.switch("decode")
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(frames_of(container, stream)):
                 if index in wanted:
                     found[index] = convert(frame)
                     if len(found) == len(wanted):

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, reason
+from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, packets_of, reason
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
@@ -275,7 +275,7 @@ def _end_s(container: InputContainer) -> float:
 
 def _frames(container: InputContainer, stream: VideoStream, watch: Stopwatch) -> Iterator[VideoFrame]:
     """All frames, and where the connection breaks off those too that the decoder still holds."""
-    packets = container.demux(stream)
+    packets = packets_of(container, stream)
     watch.switch("read")
     try:
         while (packet := next(packets, None)) is not None:

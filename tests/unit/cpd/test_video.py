@@ -188,6 +188,22 @@ def test_frames_without_a_time_follow_the_one_before(write_video: WriteVideo) ->
     assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
 
 
+def test_streams_that_appear_while_a_recording_is_read_are_no_trouble(write_video: WriteVideo, tmp_path: Path) -> None:
+    programme = write_video(np.repeat(ramp(26), 2, 0), "mpeg2video", "programme.ts").read_bytes()
+    sound = tmp_path / "sound.ts"
+    with av.open(str(sound), "w") as container:
+        for stream in [container.add_stream("mp2", rate=48000) for _ in range(32)]:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16", layout="mono")
+            frame.rate = 48000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    path, nothing = tmp_path / "recording.ts", (b"\x47\x1f\xff\x10" + bytes(184)) * 2000
+    # FFmpeg looks at the first 5 MB and the last 250 kB of a file when it opens it.
+    path.write_bytes(programme + nothing * 15 + sound.read_bytes() + nothing + programme)
+    with open_file(path) as (source, _):
+        assert len(source.streams) == 1
+    assert shown(video.read_clip(path, SPEC)) == [6, 19, 6, 19]
+
+
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
     pixels = np.zeros((3, 32, 64, 3), dtype=np.uint8)
     pixels[:, :, :32] = 255  # white on the left
