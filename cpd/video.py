@@ -277,12 +277,15 @@ def _frames_at(
 
 
 def _ascending(times: list[float]) -> NDArray[np.float64]:
-    """Times that never step back: where the clock began anew, as in recordings put together, it goes on."""
+    """Times that never step back: where the clock began anew, as in recordings put together, it goes on.
+
+    Times that FFmpeg guesses, as of B-frames in AVI, step back too: they are the right ones in another order.
+    """
     times_s = np.asarray(times)
     steps_s = np.diff(times_s)
     for last in np.flatnonzero(steps_s < -STEP_BACK_S):
         times_s[last + 1 :] += np.median(steps_s) - steps_s[last]
-    return np.maximum.accumulate(times_s)
+    return np.sort(times_s)
 
 
 def _upright(pixels: Frames, frame: VideoFrame) -> Frames:

@@ -188,6 +188,14 @@ def test_frames_without_a_time_follow_the_one_before(write_video: WriteVideo) ->
     assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
 
 
+def test_times_guessed_in_another_order_are_no_variable_rate(write_video: WriteVideo) -> None:
+    path = write_video(ramp(26), "libx264", "clip.avi", options={"bf": "3", "sc_threshold": "0"})
+    with open_file(path) as (source, stream):
+        assert (np.diff([frame.pts for frame in source.decode(stream)]) < 0).any()
+    np.testing.assert_allclose(np.diff(video.probe(path).times_s), 1 / 25)
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
+
+
 def test_streams_that_appear_while_a_recording_is_read_are_no_trouble(write_video: WriteVideo, tmp_path: Path) -> None:
     programme = write_video(np.repeat(ramp(26), 2, 0), "mpeg2video", "programme.ts").read_bytes()
     sound = tmp_path / "sound.ts"
