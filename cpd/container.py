@@ -31,7 +31,7 @@ IMAGE_RATE = "12"
 """Frames a second of a folder of images, which stores none; Jester's were taken at this rate."""
 METADATA_ERRORS = "replace"
 """Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
-PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
+PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf", "vobsub"})
 """Formats that name other files to play."""
 MAX_PIXELS = 1 << 26
 """Of a frame as it is decoded: larger ones would take hundreds of MB each."""

@@ -348,10 +348,12 @@ def test_a_playlist_of_files_is_refused(write_video: WriteVideo, tmp_path: Path)
     [
         ("clip.mp4", "ffconcat version 1.0\nfile pipe.ts\n"),
         ("clip.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npipe.ts\n"),
+        ("clip.mp4", "# VobSub index file, v7\n"),
     ],
 )
 def test_a_playlist_opens_nothing_before_it_is_refused(tmp_path: Path, name: str, text: str) -> None:
-    os.mkfifo(tmp_path / "pipe.ts")  # whoever opened it would wait for ever
+    for pipe in ("pipe.ts", "clip.sub"):
+        os.mkfifo(tmp_path / pipe)  # whoever opened it would wait for ever
     (tmp_path / name).write_text(text)
     with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists are"):
         video.read_clip(tmp_path / name, SPEC)
