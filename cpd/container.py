@@ -33,6 +33,8 @@ METADATA_ERRORS = "replace"
 """Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
 PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf", "vobsub"})
 """Formats that name other files to play."""
+TEXTS = frozenset({"adf", "bin", "idf", "tty", "xbin"})
+"""Formats whose letters FFmpeg draws. It takes any file for one whose name ends so, as ``notes.txt`` does."""
 MAX_PIXELS = 1 << 26
 """Of a frame as it is decoded: larger ones would take hundreds of MB each."""
 
@@ -75,7 +77,7 @@ def open_file(path: Path, decoder: Decoder = "cpu") -> Iterator[tuple[InputConta
 
 @lru_cache(maxsize=1)
 def _formats() -> str:
-    return ",".join(sorted(av.formats_available - PLAYLISTS))
+    return ",".join(sorted(av.formats_available - PLAYLISTS - TEXTS))
 
 
 @contextmanager
@@ -127,7 +129,8 @@ def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> Input
             hardware = HWAccel("cuda", allow_software_fallback=False, options={"current_ctx": "1"})
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
     except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on its list
-        raise VideoError(f"{failure}: it is damaged, or of a format that is not read here, as playlists are") from error
+        unread = "it is damaged, or of a format that is not read here, as playlists and texts are"
+        raise VideoError(f"{failure}: {unread}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{failure}: {reason(error)}") from error
     except RuntimeError as error:  # PyAV's, of a file without a stream that the hardware reads

@@ -355,7 +355,7 @@ def test_a_playlist_opens_nothing_before_it_is_refused(tmp_path: Path, name: str
     for pipe in ("pipe.ts", "clip.sub"):
         os.mkfifo(tmp_path / pipe)  # whoever opened it would wait for ever
     (tmp_path / name).write_text(text)
-    with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists are"):
+    with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists and texts are"):
         video.read_clip(tmp_path / name, SPEC)
 
 
@@ -477,6 +477,8 @@ def test_images_may_be_called_otherwise(write_video: WriteVideo, tmp_path: Path,
         ("missing.mp4", None, "no such file"),
         ("empty.mp4", b"", "is empty"),
         ("text.avi", b"not a video at all", "cannot be opened as a video"),
+        ("notes.txt", b"not a video at all\n" * 1000, "cannot be opened as a video: .* as playlists and texts are"),
+        ("bytes.bin", bytes(range(256)) * 80, "cannot be opened as a video"),
         ("bytes.mp4", bytes(range(256)) * 80, "cannot be opened as a video"),
         ("folder", "folder", "is a folder without videos or numbered .jpg images"),
     ],
