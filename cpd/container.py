@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -30,8 +31,10 @@ IMAGE_RATE = "12"
 """Frames a second of a folder of images, which stores none; Jester's were taken at this rate."""
 METADATA_ERRORS = "replace"
 """Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
-PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf"})
+PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf", "vobsub"})
 """Formats that name other files to play."""
+TEXTS = frozenset({"adf", "bin", "idf", "tty", "xbin"})
+"""Formats whose letters FFmpeg draws. It takes any file for one whose name ends so, as ``notes.txt`` does."""
 MAX_PIXELS = 1 << 26
 """Of a frame as it is decoded: larger ones would take hundreds of MB each."""
 
@@ -74,7 +77,7 @@ def open_file(path: Path, decoder: Decoder = "cpu") -> Iterator[tuple[InputConta
 
 @lru_cache(maxsize=1)
 def _formats() -> str:
-    return ",".join(sorted(av.formats_available - PLAYLISTS))
+    return ",".join(sorted(av.formats_available - PLAYLISTS - TEXTS))
 
 
 @contextmanager
@@ -126,7 +129,8 @@ def _opened(name: str, failure: str, decoder: Decoder, **settings: Any) -> Input
             hardware = HWAccel("cuda", allow_software_fallback=False, options={"current_ctx": "1"})
         container: InputContainer = av.open(name, metadata_errors=METADATA_ERRORS, hwaccel=hardware, **settings)
     except av.ArgumentError as error:  # FFmpeg's answer to a format that is not on its list
-        raise VideoError(f"{failure}: it is damaged, or of a format that is not read here, as playlists are") from error
+        unread = "it is damaged, or of a format that is not read here, as playlists and texts are"
+        raise VideoError(f"{failure}: {unread}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{failure}: {reason(error)}") from error
     except RuntimeError as error:  # PyAV's, of a file without a stream that the hardware reads
@@ -159,11 +163,34 @@ def _images_of(folder: Path) -> tuple[str, str, dict[str, str]]:
     return f"{stem}%0{len(first[2])}d{first[3]}", "image2", {"start_number": first[2], "framerate": IMAGE_RATE}
 
 
-def time_s(frame: VideoFrame, index: int, stream: VideoStream) -> float:
-    """A frame's presentation time; by the nominal rate where the stream stores none."""
-    if frame.pts is not None and stream.time_base is not None:
-        return float(frame.pts * stream.time_base)
-    return index / float(stream.average_rate or 25)
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """A stream's packets in decoding order; an empty one is the last.
+
+    After it PyAV fails where other streams appeared while it read, as the sound of the next programme on television.
+    """
+    with suppress(IndexError):
+        yield from container.demux(stream)
+
+
+def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """A stream's frames in the order they are shown."""
+    for packet in packets_of(container, stream):
+        yield from packet.decode()
+
+
+class Clock:
+    """Tells the presentation times of a stream's frames, which are asked for in the order they are shown."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream, self._next_s = stream, 0.0
+
+    def time_s(self, frame: VideoFrame) -> float:
+        """A frame's own time; where the stream stores none, a nominal interval after the frame before."""
+        stream, at_s = self._stream, self._next_s
+        if frame.pts is not None and stream.time_base is not None:
+            at_s = float(frame.pts * stream.time_base)
+        self._next_s = at_s + 1 / float(stream.average_rate or 25)
+        return at_s
 
 
 def reason(error: BaseException) -> str:

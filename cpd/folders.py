@@ -14,12 +14,17 @@ VIDEO_SUFFIXES = frozenset((
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
-    """Videos in a folder and those below it, behind links too; what is hidden is left aside."""
+    """Videos in a folder and those below it, behind links too; what is hidden is left aside.
+
+    A folder that cannot be looked into is yielded itself, so that reading it says why.
+    """
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=closed.append, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:
             seen.add(real)
             paths = (Path(parent, name) for name in names if not name.startswith("."))
             yield from (path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES)
+    yield from (Path(error.filename) for error in closed)

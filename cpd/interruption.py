@@ -7,7 +7,7 @@ exporter looks for an exception in a module that is then only half there.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -15,18 +15,18 @@ _came = False
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Both raise KeyboardInterrupt here, and so does an error that follows one. For the main thread alone."""
+def interruptible(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[None]:
+    """These raise KeyboardInterrupt here, and so does an error that follows one. For the main thread alone."""
     global _came  # a signal is the process's
     _came = False
-    before = [signal.signal(number, _interrupt) for number in SIGNALS]
+    before = [signal.signal(number, _interrupt) for number in signals]
     try:
         yield
     except Exception:
         check()
         raise
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
+        for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
 
 

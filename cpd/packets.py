@@ -19,6 +19,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from cpd.container import packets_of
+
 HELD_BYTES = 32 << 20
 """Packets of a video up to this size are kept while its clip is chosen; larger ones are read from the file twice."""
 STEP_BACK_S = 1.0
@@ -50,7 +52,7 @@ class PacketIndex:
         shown: list[int] = []
         held: list[Packet[VideoStream]] | None = []
         held_bytes = 0
-        for packet in frame_packets(container.demux(stream)):
+        for packet in frame_packets(packets_of(container, stream)):
             if packet.pts is None:
                 return None
             pts.append(packet.pts)
@@ -116,22 +118,26 @@ def decode_at(
 
     decoder = stream.codec_context
     found: dict[int, Pixels] = {}
-    goal, expected, jumped = -1, 0, False
+    goal, expected = -1, 0
+    start_pts: int | None = None  # of the packet that decoding jumped to
     for position, packet in enumerate(chain(frame_packets(packets), (None,))):  # None: the decoder gives what it holds
         if position in goals:
             if expected > goal and position > 0:
                 decoder.flush_buffers()
-                expected, jumped = int(np.searchsorted(index.shown_pts, index.pts[position])), True
+                start_pts = int(index.pts[position])
+                expected = int(np.searchsorted(index.shown_pts, start_pts))
             goal = max(goal, goals[position])
         if expected > goal:
             continue
         for frame in decoder.decode(packet):
             if frame.pts is None:
                 return None
-            if jumped and frame.pts < index.shown_pts[expected]:
+            if start_pts is not None and frame.pts < index.shown_pts[expected]:
                 continue  # shown before the keyframe this section starts at
-            if frame.pts != index.shown_pts[expected] or (jumped and frame.is_corrupt):
+            if frame.pts != index.shown_pts[expected] or (start_pts is not None and frame.is_corrupt):
                 return None
+            if frame.pts == start_pts and not frame.key_frame:
+                return None  # its packet was marked as one all the same: of H.263 in AVI, all are
             if expected in wanted:
                 found[expected] = convert(frame)
             expected += 1

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
-from cpd.container import Decoder, open_file, reason, time_s
+from cpd.container import Clock, Decoder, frames_of, open_file, packets_of, reason
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
@@ -66,11 +66,12 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
     times: list[float] = []
     damage, first, looks = "", None, set()
     with open_file(path, decoder) as (container, stream):
+        clock = Clock(stream)
         try:
-            for frame in container.decode(stream):
+            for frame in frames_of(container, stream):
                 first = first or frame
                 looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
-                times.append(time_s(frame, len(times), stream))
+                times.append(clock.time_s(frame))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
         if first is None:
@@ -243,7 +244,7 @@ def _frames_of_packets(
             if index.packets is not None:
                 return decode_at(stream, index, index.packets, indices, convert)
             with open_file(path, decoder) as (again, same_stream):
-                return decode_at(same_stream, index, again.demux(same_stream), indices, convert)
+                return decode_at(same_stream, index, packets_of(again, same_stream), indices, convert)
         except (av.FFmpegError, MemoryError):
             return None
         except VideoError as error:
@@ -260,7 +261,7 @@ def _frames_at(
     with open_file(path, decoder) as (container, stream):
         watch.switch("decode")
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(frames_of(container, stream)):
                 if index in wanted:
                     found[index] = convert(frame)
                     if len(found) == len(wanted):
@@ -276,12 +277,15 @@ def _frames_at(
 
 
 def _ascending(times: list[float]) -> NDArray[np.float64]:
-    """Times that never step back: where the clock began anew, as in recordings put together, it goes on."""
+    """Times that never step back: where the clock began anew, as in recordings put together, it goes on.
+
+    Times that FFmpeg guesses, as of B-frames in AVI, step back too: they are the right ones in another order.
+    """
     times_s = np.asarray(times)
     steps_s = np.diff(times_s)
     for last in np.flatnonzero(steps_s < -STEP_BACK_S):
         times_s[last + 1 :] += np.median(steps_s) - steps_s[last]
-    return np.maximum.accumulate(times_s)
+    return np.sort(times_s)
 
 
 def _upright(pixels: Frames, frame: VideoFrame) -> Frames:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from cpd.errors import CpdError, reason_of
+from cpd.interruption import interruptible
 
 MOST = 1e6
 """Of any number of seconds or megabytes: what waits for longer overflows the clocks it waits by."""
@@ -20,10 +23,13 @@ class Command(click.Command):
 
     interrupted = "interrupted"
     """What Ctrl-C is answered with."""
+    signals: Sequence[signal.Signals] = (signal.SIGINT,)
+    """What interrupts it. SIGTERM, left alone, ends a process even where a decoder hangs."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with interruptible(self.signals):
+                return super().invoke(ctx)
         except CpdError as error:
             click.echo(f"error: {printable(str(error))}", err=True)
             sys.exit(error.exit_code)

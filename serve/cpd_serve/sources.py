@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import PLAYLISTS, Decoder, open_file, open_live, reason, time_s
+from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, packets_of, reason
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
@@ -170,15 +170,15 @@ class Source:
             wait_s = min(2 * wait_s, RETRY_S[1])
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> None:
-        scaler, before_s, why = Scaler(), -math.inf, ""
+        scaler, clock, before_s, why = Scaler(), Clock(stream), -math.inf, ""
         try:
-            for index, frame in enumerate(_frames(container, stream, self._watch)):
+            for frame in _frames(container, stream, self._watch):
                 if self._lost_since_s is not None:
                     self.reconnects += 1
                     self._put(Back(monotonic() - self._lost_since_s))
                     self._lost_since_s = None
                 pixels = np.ascontiguousarray(fit(frame, self._spec, scaler))
-                at_s = time_s(frame, index, stream)
+                at_s = clock.time_s(frame)
                 before_s = before_s if 0 < before_s - at_s <= STEP_BACK_S else at_s
                 self._watch.switch("")
                 self._put(TimedFrame(before_s, pixels))
@@ -275,7 +275,7 @@ def _end_s(container: InputContainer) -> float:
 
 def _frames(container: InputContainer, stream: VideoStream, watch: Stopwatch) -> Iterator[VideoFrame]:
     """All frames, and where the connection breaks off those too that the decoder still holds."""
-    packets = container.demux(stream)
+    packets = packets_of(container, stream)
     watch.switch("read")
     try:
         while (packet := next(packets, None)) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 
 from cpd.container import Decoder
 from cpd.errors import CpdError
+from cpd.interruption import interruptible
 from cpd.onnx_file import read_onnx_manifest
 from cpd_serve.cuda_driver import check_decoder
 from cpd_serve.inputs import expand
@@ -45,6 +45,7 @@ class Manner:
     decoder: Decoder = "cpu"
 
 
+@interruptible()  # both ways of stopping end with the summary
 def watch(engine: str, names: Sequence[str], provider: str | None, rebuild: bool, manner: Manner) -> int:
     """Labels streams with one model until all have ended or it is interrupted, and prints JSON lines.
 
@@ -58,7 +59,6 @@ def watch(engine: str, names: Sequence[str], provider: str | None, rebuild: bool
         CpdError: the model cannot be loaded, or the decoder is not here.
     """
     check_decoder(manner.decoder)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping end with the summary
     path = streaming_twin(Path(engine))
     with open_engine(path, provider, may_rebuild=rebuild) as runner:
         labeller = labeller_of(runner, manner)

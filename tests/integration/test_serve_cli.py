@@ -216,6 +216,29 @@ def test_being_stopped_leaves_no_worker(colour_model: Path, red: Path, number: s
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        (["red.webm"], "SIGINT"),
+        (["red.webm", "--stream"], "SIGINT"),
+        (["red.webm", "--stream"], "SIGTERM"),
+        (["http"], "SIGINT"),
+    ],
+)
+def test_an_interruption_that_a_library_makes_its_own_error_is_one_line(
+    colour_model: Path, red: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], number: str
+) -> None:
+    """onnxruntime's import does, where Ctrl-C comes in the middle of it."""
+    (tmp_path / "onnxruntime.py").write_text(
+        "import signal\n"
+        f"try: signal.raise_signal(signal.{number})\n"
+        "except KeyboardInterrupt: raise ImportError('initialization failed')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    result = serve(*arguments, "--engine", colour_model, cwd=red.parent)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "\ninterrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["http", "--help"]])
 def test_help_is_instant(arguments: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cpd.interruption import SIGNALS
 from cpd_serve.options import Command
 
 FILE = click.Path(path_type=Path)
@@ -52,10 +52,7 @@ class Commands(Command, click.Group):
     """Subcommands, which CI may cancel."""
 
     interrupted = "interrupted: no verdict, and nothing was written"
-
-    def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _interrupt)  # CI cancels with SIGTERM
-        return super().invoke(ctx)
+    signals = SIGNALS  # CI cancels with SIGTERM
 
 
 def how(command: Any) -> Any:
@@ -135,7 +132,3 @@ def history(path: Path) -> None:
     from cpd_serve.bench.history import as_text, read
 
     click.echo(as_text(read(path)))
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

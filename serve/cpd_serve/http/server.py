@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cpd.errors import CpdError
+from cpd.interruption import interruptible
 from cpd.threads import usable_cpus
 from cpd_serve.http.lingering import Lingering
 from cpd_serve.http.pool import WorkerPool
@@ -38,6 +39,7 @@ turns there. More than one, because decoding, which each does on a CPU, takes lo
 __all__ = ["Limits", "serve"]
 
 
+@interruptible()
 def serve(
     engine: str, provider: str | None, rebuild: bool, host: str, port: int, workers: int | None, limits: Limits
 ) -> None:
@@ -48,7 +50,6 @@ def serve(
         CpdError: the port is taken, or the address is not this machine's.
         KeyboardInterrupt: it was stopped before it listened.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_engine(engine, provider, may_rebuild=rebuild) as runner:  # says what is wrong before anything listens
         runs_on = f"{runner.runtime} {runner.provider}"
         workers = workers or default_workers(runner)

@@ -142,6 +142,16 @@ def test_a_recording_that_begins_between_keyframes_begins_with_the_first(
     assert shown(video.read_clip(late, SPEC)) == shown(video.read_frames(late, segment_indices(times_s, 4)))
 
 
+def test_packets_that_are_wrongly_marked_as_keyframes_are_not_begun_at(write_video: WriteVideo) -> None:
+    still = np.random.default_rng(0).integers(0, 255, (144, 176, 3), dtype=np.uint8)
+    path = write_video(np.stack([still] * 26), "h263", "clip.avi")
+    with open_file(path) as (source, stream):
+        assert all(packet.is_keyframe for packet in packets.frame_packets(source.demux(stream)))
+    spec = ClipSpec(frames=4, resize=(144, 176), crop=(144, 176))
+    whole = video.read_frames(path, segment_indices(np.arange(26) / 25, 4))
+    np.testing.assert_array_equal(video.read_clip(path, spec), whole)
+
+
 def test_frames_shown_before_their_keyframe_are_decoded_from_the_one_before() -> None:
     # Decoding order I0 P3 B1 B2 | I6 B4 B5: B4 may refer to P3, so it cannot be decoded from I6 on.
     pts = np.array([0, 3, 1, 2, 6, 4, 5])
@@ -166,6 +176,40 @@ def test_recordings_put_together_are_one_video(write_video: WriteVideo, tmp_path
     assert len(times_s) == 120
     assert shown(video.read_clip(path, SPEC)) == [3, 9, 15, 21]
     assert video.duration_s(path) == pytest.approx(120 / 25)
+
+
+def test_frames_without_a_time_follow_the_one_before(write_video: WriteVideo) -> None:
+    path = write_video(ramp(26), "libx264", "small.mpg", options={"g": "26"})
+    with open_file(path) as (source, stream):
+        stored = [frame.pts is not None for frame in source.decode(stream)]
+    assert stored[0]
+    assert not all(stored)
+    np.testing.assert_allclose(np.diff(video.probe(path).times_s), 1 / 25, atol=1e-3)
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
+
+
+def test_times_guessed_in_another_order_are_no_variable_rate(write_video: WriteVideo) -> None:
+    path = write_video(ramp(26), "libx264", "clip.avi", options={"bf": "3", "sc_threshold": "0"})
+    with open_file(path) as (source, stream):
+        assert (np.diff([frame.pts for frame in source.decode(stream)]) < 0).any()
+    np.testing.assert_allclose(np.diff(video.probe(path).times_s), 1 / 25)
+    assert shown(video.read_clip(path, SPEC)) == [3, 9, 16, 22]
+
+
+def test_streams_that_appear_while_a_recording_is_read_are_no_trouble(write_video: WriteVideo, tmp_path: Path) -> None:
+    programme = write_video(np.repeat(ramp(26), 2, 0), "mpeg2video", "programme.ts").read_bytes()
+    sound = tmp_path / "sound.ts"
+    with av.open(str(sound), "w") as container:
+        for stream in [container.add_stream("mp2", rate=48000) for _ in range(32)]:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16", layout="mono")
+            frame.rate = 48000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    path, nothing = tmp_path / "recording.ts", (b"\x47\x1f\xff\x10" + bytes(184)) * 2000
+    # FFmpeg looks at the first 5 MB and the last 250 kB of a file when it opens it.
+    path.write_bytes(programme + nothing * 15 + sound.read_bytes() + nothing + programme)
+    with open_file(path) as (source, _):
+        assert len(source.streams) == 1
+    assert shown(video.read_clip(path, SPEC)) == [6, 19, 6, 19]
 
 
 def test_rotation_is_applied(write_video: WriteVideo) -> None:
@@ -304,12 +348,14 @@ def test_a_playlist_of_files_is_refused(write_video: WriteVideo, tmp_path: Path)
     [
         ("clip.mp4", "ffconcat version 1.0\nfile pipe.ts\n"),
         ("clip.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\npipe.ts\n"),
+        ("clip.mp4", "# VobSub index file, v7\n"),
     ],
 )
 def test_a_playlist_opens_nothing_before_it_is_refused(tmp_path: Path, name: str, text: str) -> None:
-    os.mkfifo(tmp_path / "pipe.ts")  # whoever opened it would wait for ever
+    for pipe in ("pipe.ts", "clip.sub"):
+        os.mkfifo(tmp_path / pipe)  # whoever opened it would wait for ever
     (tmp_path / name).write_text(text)
-    with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists are"):
+    with pytest.raises(VideoError, match=rf"{name}: cannot be opened as a video: .* as playlists and texts are"):
         video.read_clip(tmp_path / name, SPEC)
 
 
@@ -431,6 +477,8 @@ def test_images_may_be_called_otherwise(write_video: WriteVideo, tmp_path: Path,
         ("missing.mp4", None, "no such file"),
         ("empty.mp4", b"", "is empty"),
         ("text.avi", b"not a video at all", "cannot be opened as a video"),
+        ("notes.txt", b"not a video at all\n" * 1000, "cannot be opened as a video: .* as playlists and texts are"),
+        ("bytes.bin", bytes(range(256)) * 80, "cannot be opened as a video"),
         ("bytes.mp4", bytes(range(256)) * 80, "cannot be opened as a video"),
         ("folder", "folder", "is a folder without videos or numbered .jpg images"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_what_names_nothing_is_kept_for_its_error(folder: Path) -> None:
     assert names(folder, "none.mp4", "*.flv") == ["none.mp4", "*.flv"]
     (folder / "empty").mkdir()
     assert names(folder, "empty") == ["empty"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_kept_for_its_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scan(path: str) -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", scan)  # permissions do not keep root out
+    assert names(folder, "") == ["CLIP1.MOV", "clip2.mp4", "clip10.mp4", "odd[1].avi", "sub"]
 
 
 def test_order_is_that_of_the_command_line(folder: Path) -> None:

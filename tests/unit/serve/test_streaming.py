@@ -96,8 +96,8 @@ def test_times_that_step_back_a_little_do_not_start_a_stream_anew(
 ) -> None:
     """FFmpeg guesses the times of B-frames that AVI does not store."""
     path = write_video(np.full((50, 32, 48, 3), (240, 0, 0), np.uint8))
-    guessed = [0.04 * (index + (2 if index % 3 == 1 else 0)) for index in range(50)]
-    monkeypatch.setattr(sources_module, "time_s", lambda frame, index, stream: guessed[index])
+    guessed = iter([0.04 * (index + (2 if index % 3 == 1 else 0)) for index in range(50)])
+    monkeypatch.setattr(sources_module.Clock, "time_s", lambda clock, frame: next(guessed))
     with open_runner(colour_model) as runner:
         labeller = Labeller(ByWindow(runner, 0.5, 0.25), runner.manifest.labels, 0.0)
         stream = labeller.add()
