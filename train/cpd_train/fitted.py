@@ -170,7 +170,7 @@ def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = N
     before = (conv.weight.flatten(1) * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None])[:count]
     weight = before + least_squares(seen, asked - seen @ before.T)[0]
     said = seen @ weight.T
-    spread = said.std(0)
+    spread = said.std(0, correction=0)  # of a single place it is none
     varied = (spread > EPSILON).nonzero().flatten()
     scale = (conv.weight[:count].flatten(1).norm(dim=1) / weight.norm(dim=1))[varied]
     conv.weight[varied] = (weight[varied] * scale[:, None]).unflatten(1, conv.weight.shape[1:])

@@ -155,3 +155,15 @@ def test_what_never_varies_leaves_a_sample_as_it_is():
     ]
     assert all(torch.equal(ours, its) for ours, its in kernels)
     assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+@torch.no_grad()
+def test_a_single_place_leaves_a_sample_as_it_is():
+    clip = ClipSpec(frames=1, resize=(16, 16), crop=(16, 16))  # of which the last stage sees one place
+    teacher, student, sample = (build_model(ModelSpec("tsm-tiny", width), 3, clip) for width in (8, 4, 4))
+    still = torch.zeros((1, *clip.shape), dtype=torch.uint8)
+    START["teacher"](sample, teacher, lambda: still)
+    START["fitted"](student, teacher, lambda: still)
+    ours, its = (one.backbone.get_submodule("layer4.0.conv2").weight for one in (student, sample))
+    assert torch.equal(ours, its)
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
