@@ -135,13 +135,17 @@ def _on_grid(values: Tensor, grid: Grid) -> Tensor:
 
 
 def _measure(layer: Layer, x: Tensor) -> Tensor:
-    """Tells a batch norm the mean and the variance of what it will see; returns what the layer then says."""
+    """Tells a batch norm the mean and the variance of what it will see; returns what the layer then says.
+
+    Where next to nothing varies, 1 stands for the variance: its inverse would blow up what does on other clips.
+    """
     conv, norm = layer
     assert norm.running_mean is not None
     assert norm.running_var is not None
     answer = conv(x)
     norm.running_mean.copy_(answer.mean((0, 2, 3)))
-    norm.running_var.copy_(answer.var((0, 2, 3), correction=0))  # of a single value it is none
+    variance = answer.var((0, 2, 3), correction=0)  # of a single value it is none
+    norm.running_var.copy_(variance.where(variance > norm.eps, 1))
     said: Tensor = norm(answer)
     return said
 
@@ -170,7 +174,7 @@ def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = N
     before = (conv.weight.flatten(1) * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None])[:count]
     weight = before + least_squares(seen, asked - seen @ before.T)[0]
     said = seen @ weight.T
-    spread = said.std(0)
+    spread = said.std(0, correction=0)  # of a single place it is none
     varied = (spread > EPSILON).nonzero().flatten()
     scale = (conv.weight[:count].flatten(1).norm(dim=1) / weight.norm(dim=1))[varied]
     conv.weight[varied] = (weight[varied] * scale[:, None]).unflatten(1, conv.weight.shape[1:])

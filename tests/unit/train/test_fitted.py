@@ -155,3 +155,23 @@ def test_what_never_varies_leaves_a_sample_as_it_is():
     ]
     assert all(torch.equal(ours, its) for ours, its in kernels)
     assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+@torch.no_grad()
+def test_a_single_place_leaves_a_sample_as_it_is():
+    clip = ClipSpec(frames=1, resize=(16, 16), crop=(16, 16))  # of which the last stage sees one place
+    teacher, student, sample = (build_model(ModelSpec("tsm-tiny", width), 3, clip) for width in (8, 4, 4))
+    still = torch.zeros((1, *clip.shape), dtype=torch.uint8)
+    START["teacher"](sample, teacher, lambda: still)
+    START["fitted"](student, teacher, lambda: still)
+    ours, its = (one.backbone.get_submodule("layer4.0.conv2").weight for one in (student, sample))
+    assert torch.equal(ours, its)
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
+@torch.no_grad()
+def test_fitted_to_still_clips_it_answers_others_within_reason():
+    torch.manual_seed(0)
+    student, teacher = (build_model(ModelSpec(name, 8), 3, CLIP).eval() for name in ("tsm-tiny", "tsm-mobilenetv2"))
+    START["fitted"](student, teacher, lambda: torch.full((8, *CLIP.shape), 127, dtype=torch.uint8))
+    assert student.eval()(clips(16, seed=2)).abs().max() < 100
