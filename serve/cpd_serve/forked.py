@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cpd.errors import EngineError, reason_of
 from cpd_serve.labelling import BATCH_CLIPS, Answer, Question, Seen, failed, label_together, try_look_at
 from cpd_serve.orphans import end_with_parent
 from cpd_serve.runner import Runner
@@ -55,6 +56,9 @@ def label_videos_forked(
         workers: how many processes.
         question: what to ask of each video.
         timeout_s: a video that takes longer is given up, and its process ended.
+
+    Raises:
+        EngineError: the system has no room for so many processes.
     """
     todo = (Task(number, video) for number, video in enumerate(videos))
     again: deque[Task] = deque()  # told to a process that was lost before it came to them
@@ -64,7 +68,12 @@ def label_videos_forked(
     try:
         while True:
             while len(pool) < workers:
-                pool.append(Worker(runner, question, pool))
+                try:
+                    pool.append(Worker(runner, question, pool))
+                except OSError as error:
+                    raise EngineError(
+                        f"no {len(pool) + 1} worker processes can run: {reason_of(error)}", "name fewer --workers"
+                    ) from error
             for worker in pool:
                 while len(worker.told) < worker.room and (again or taken - turn < workers * AHEAD):
                     task = again.popleft() if again else next(todo, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -468,6 +469,16 @@ def test_answers_that_nobody_can_read_are_an_error(colour_model: Path, red: Path
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
     assert result.returncode == 1
     assert result.stderr == "error: standard output is closed, and nothing can be printed\n"
+
+
+def test_more_workers_than_the_system_has_room_for_is_one_line(colour_model: Path, red: Path) -> None:
+    command = [*SERVE, "--engine", str(colour_model), *[str(red)] * 50, "--workers", "50"]
+    limited = ["sh", "-c", 'ulimit -n 32 && exec "$@"', "sh", *command]
+    result = subprocess.run(limited, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: no \d+ worker processes can run: too many open files \(name fewer --workers\)\n", result.stderr
+    )
 
 
 def test_a_name_with_a_line_break_is_one_line(colour_model: Path) -> None:
