@@ -24,8 +24,12 @@ CLIPS, PIXELS = 256, 1 << 23
 PLACES = 1 << 16
 """At which a layer is fitted, at most: many times as many as its kernels have numbers."""
 RIDGE = 1e-3
-"""Of the mean variance of a layer's inputs: what hardly varies is hardly used."""
+"""At least, of the mean variance of a layer's inputs: what hardly varies is hardly used."""
+RIDGE_OF_INPUTS = 0.1
+"""The same for as many inputs as rows: the fewer rows for each input, the less are they to be believed."""
 EPSILON = 1e-12
+LEAST_VARIANCE = 1e-2
+"""Of what a random layer says, as a share of what independent inputs of variance 1 would make it."""
 
 
 @torch.no_grad()
@@ -137,15 +141,15 @@ def _on_grid(values: Tensor, grid: Grid) -> Tensor:
 def _measure(layer: Layer, x: Tensor) -> Tensor:
     """Tells a batch norm the mean and the variance of what it will see; returns what the layer then says.
 
-    Where next to nothing varies, 1 stands for the variance: its inverse would blow up what does on other clips.
+    Clips that stand still vary so little that the inverse would blow up what varies on others: ``LEAST_VARIANCE``.
     """
     conv, norm = layer
     assert norm.running_mean is not None
     assert norm.running_var is not None
     answer = conv(x)
+    least = LEAST_VARIANCE * conv.weight.flatten(1).square().sum(1)
     norm.running_mean.copy_(answer.mean((0, 2, 3)))
-    variance = answer.var((0, 2, 3), correction=0)  # of a single value it is none
-    norm.running_var.copy_(variance.where(variance > norm.eps, 1))
+    norm.running_var.copy_(answer.var((0, 2, 3), correction=0).maximum(least))  # of a single value it is none
     said: Tensor = norm(answer)
     return said
 
@@ -185,7 +189,9 @@ def _fit_layer(layer: Layer, x: Tensor, wanted: Tensor, given: Tensor | None = N
 
 
 def least_squares(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear map from (n, inputs) that comes nearest to (n, outputs), with a little ridge.
+    """The linear map from (n, inputs) that comes nearest to (n, outputs), with a ridge.
+
+    It is in proportion to inputs / n, as the best one for weights and noise of some size is (Hoerl et al., 1975).
 
     Returns:
         Its weight, (outputs, inputs), and bias, (outputs,), as of a linear layer.
@@ -193,7 +199,8 @@ def least_squares(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     mean, aim = seen.mean(0), wanted.mean(0)
     centred = seen - mean
     spread = (centred.T @ centred / len(seen)).double()
-    spread.diagonal().add_(RIDGE * spread.diagonal().mean() + EPSILON)
+    ridge = max(RIDGE, RIDGE_OF_INPUTS * seen.shape[1] / len(seen))
+    spread.diagonal().add_(ridge * spread.diagonal().mean() + EPSILON)
     weight = torch.linalg.solve(spread, (centred.T @ (wanted - aim) / len(seen)).double()).T.to(seen.dtype)
     return weight, aim - weight @ mean
 

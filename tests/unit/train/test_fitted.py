@@ -52,6 +52,15 @@ def test_least_squares_is_numpys():
     np.testing.assert_allclose(bias, best[-1], atol=2e-3)
 
 
+def test_few_rows_for_each_input_are_not_learned_by_heart():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn((64, 1), generator=generator) / 8
+    seen, fresh = (torch.randn((rows, 64), generator=generator) for rows in (64, 1000))
+    weight, bias = least_squares(seen, seen @ truth + torch.randn((64, 1), generator=generator))
+    wanted = fresh @ truth + torch.randn((1000, 1), generator=generator)
+    assert (fresh @ weight.T + bias - wanted).square().mean() < wanted.var()
+
+
 def test_places_are_the_same_for_all_that_have_them():
     values = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     once, twice = at_places(values), at_places(values * 2)
