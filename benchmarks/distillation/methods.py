@@ -61,7 +61,10 @@ def _unfitted(collaboration: str = "learned", **form: Any) -> Callable[[float], 
 
 
 def _maps(collaboration: str = "fixed", **form: Any) -> Callable[[float], Section]:
-    """The spectrum of attention maps with its phases, which with fixed weights and even bins is attention transfer."""
+    """The spectrum of attention maps with its phases, whose distances are those of the maps (Parseval).
+
+    So with even bins it is attention transfer, whether it is over time or, as *of maps with phases*, over space too.
+    """
     return _spectrum("fitted", collaboration, align="attention", form="complex", **form)
 
 
