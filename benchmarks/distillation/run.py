@@ -101,8 +101,11 @@ def final(
 @pipeline_argument
 @method_option
 @seed_option
+@click.option("--searched", help="Name of the pipeline whose search chose the weights; default: every one is tried.")
 @set_option
-def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], overrides: tuple[str, ...]) -> None:
+def folds(
+    pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], searched: str | None, overrides: tuple[str, ...]
+) -> None:
     """Train without two of the groups at a time, and test on those; the list's test clips stay unseen.
 
     A teacher for each fold, and with ``--method`` students of every weight. Seeds count through the folds and then
@@ -110,12 +113,13 @@ def folds(pipeline: Path, methods: tuple[str, ...], seeds: tuple[int, ...], over
     """
     runs = LeaveOut(pipeline, overrides, size=2, of_teacher="fold teacher", seen=lambda clip: clip.split != "test")
     for method in methods:
-        if not ALL[method].weights and ALL[method].weight_of not in methods:
-            runs.weight(method, runs.config.name)  # refused before a teacher is trained
+        if searched or (not ALL[method].weights and ALL[method].weight_of not in methods):
+            runs.weight(method, searched or runs.config.name)  # refused before a teacher is trained
     for seed in seeds or runs.seeds:
         runs.bring_teacher(seed)
         for method in methods:
-            for weight in ALL[method].weights or (runs.weight(method, runs.config.name),):
+            trials = () if searched else ALL[method].weights
+            for weight in trials or (runs.weight(method, searched or runs.config.name),):
                 runs.bring("fold", method, weight, seed)
     tops = {one.seed: float(one.right.mean()) for one in read(runs.path) if one.kind == runs.of_teacher}
     told = ", ".join(f"fold {seed} {top:.1%}" for seed, top in sorted(tops.items()))

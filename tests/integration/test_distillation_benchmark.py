@@ -93,7 +93,9 @@ def test_folds_to_choose_by_and_folds_to_test_on_have_teachers_of_their_own(comp
     assert compare("folds", own, "--method", "kd", "--seed", "0")[0] == 0
     assert compare("final", own, "--leave-out", "2", "--method", "kd", "--seed", "0", "--seed", "4")[0] == 0
     path = tmp_path / "results" / "mine.jsonl"
-    assert len(recorded(path, "fold")) == 4
+    assert len(recorded(path, "fold")) == 4, "one of each weight"
+    assert compare("folds", own, "--method", "kd", "--seed", "3", "--searched", "mine")[0] == 0
+    assert len(recorded(path, "fold")) == 5, "of the weight that was best"
     assert [seed for _, _, seed in recorded(path, "final")] == [0, 4], "with the weight that the folds chose"
     assert [seed for _, _, seed in recorded(path, "fold teacher")] == [0]
     assert [seed for _, _, seed in recorded(path, "teacher")] == [0, 1], "seed 4 is of the second of three folds"
@@ -146,6 +148,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(compare, own, tmp_path):
         (("final", own, "--method", "kd", "--leave-out", "2"), "no validation clips to choose the weight of kd by"),
         (("final", own, "--method", "kd", "--searched", "elsewhere"), "elsewhere.jsonl: has no trials of kd"),
         (("folds", own, "--method", "method without spectrum"), "has no trials of method"),
+        (("folds", own, "--method", "kd", "--searched", "elsewhere"), "elsewhere.jsonl: has no trials of kd"),
         (("table", own), "nothing is recorded yet"),
     ):
         code, lines = compare(*arguments)
