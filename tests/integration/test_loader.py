@@ -58,8 +58,8 @@ def all_frames(batches):
 @pytest.mark.parametrize("content", [b"", b"no video at all"])
 def test_a_clip_that_was_replaced_since_is_named(clips, content):
     loader = loader_of(clips)
-    clips[1].path.write_bytes(content)
     assert loader.reads(1), "DALI decodes it, and names no clip"
+    clips[1].path.write_bytes(content)
     with pytest.raises(VideoError, match=r"b\.webm: (is empty|cannot be opened as a video)"):
         list(loader.evaluate())
 
@@ -158,6 +158,13 @@ def test_what_dali_would_read_otherwise_is_loaded_as_it_is_served(write_video, t
         (clip,), _ = audit([Found(path, "x", "train", "")])
         assert len(clip.times_s) == 22
         np.testing.assert_array_equal(all_frames(loader_of([clip]).evaluate())[0], read_clip(path, SPEC))
+
+
+def test_a_container_that_dali_does_not_read_is_decoded_outside(write_video):
+    path = write_video(moving_square(np.random.default_rng(0)), "libvpx-vp9", "flash.flv")
+    (clip,), _ = audit([Found(path, "x", "train", "")])
+    seen = all_frames(loader_of([clip]).evaluate())[0].astype(int)
+    assert np.abs(read_clip(path, SPEC) - seen).mean() < 1
 
 
 def test_a_folder_of_images_is_loaded_as_the_video_made_of_them(clips, tmp_path):

@@ -1,8 +1,8 @@
 """The DALI adapter: views in, batches of uint8 clips out, on a GPU or a CPU.
 
 One graph serves every codec. Where DALI's decoder can read a video (what NVDEC reads on this GPU; VP8, VP9 and MJPEG on
-a CPU), it decodes in the graph; any other video is decoded by PyAV and enters the same graph before the resize. DALI
-chooses between the two sample by sample.
+a CPU; of a common container), it decodes in the graph; any other video is decoded by PyAV and enters the same graph
+before the resize. DALI chooses between the two sample by sample.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from cpd_train.sampling import View, batches, candidate_indices, evaluation_view
 ANY_SIZE = Range((1, 1), (1 << 14, 1 << 14), 1 << 20)
 ON_CPU = {"vp8": ANY_SIZE, "vp9": ANY_SIZE, "mjpeg": ANY_SIZE}
 """What ``fn.decoders.video`` of DALI 2.4 reads on a CPU."""
+CONTAINERS = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
+"""FFmpeg's names of the formats that DALI is given; its own FFmpeg reads fewer than PyAV's, of FLV no VP9."""
 CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
 """FFmpeg's names of the 8-bit formats that NVDEC is asked for."""
 MIDDLE_GREY = 127
@@ -186,8 +188,14 @@ class ClipLoader:
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
             upright = clip.rotation == 0 and not clip.mirrored
             plain = fits and upright and clip.plain and clip.bit_depth == 8
-            self._native[row] = plain and (self._stream is None or _pixel_format(clip.path) in CHROMA_420)
+            self._native[row] = plain and self._is_read(clip.path)
         return self._native[row]
+
+    def _is_read(self, path: Path) -> bool:
+        """By the header: the codec alone tells neither the container nor 4:2:0 from what NVDEC may not read."""
+        with open_file(path) as (container, stream):
+            pixels_read = self._stream is None or stream.codec_context.pix_fmt in CHROMA_420
+            return container.format.name in CONTAINERS and pixels_read
 
     def _decoded_on_gpu(self, row: int) -> bool:
         """Whether a clip's frames are never in the machine's own memory."""
@@ -277,12 +285,6 @@ def blended(values: Tensor, shares: Tensor) -> Tensor:
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)
 _NO_FRAMES = np.zeros((1, 0, 0, 3), dtype=np.uint8)
-
-
-def _pixel_format(path: Path) -> str:
-    """FFmpeg's name of it, from the header: the codec alone does not tell 4:2:0 from what NVDEC may not read."""
-    with open_file(path) as (_, stream):
-        return stream.codec_context.pix_fmt or ""
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
     if alone:
         raise TrainingError(
             f"the student's {alone} has no counterpart in the teacher, a {teacher.spec.model}",
-            "set distill.parameters.start: energy",
+            "set distill.parameters.start: fitted",
         )
     theirs = teacher.backbone.state_dict()
     for name, ours in student.backbone.state_dict().items():
@@ -87,15 +88,15 @@ def sampled_from_teacher(student: VideoClassifier, teacher: VideoClassifier) -> 
 
 
 def fitted_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: Frames) -> None:
-    """Starts a student with what comes nearest to the teacher's answers; one of its own size and family is the teacher.
+    """Starts a student with what comes nearest to the teacher's answers; one of its own architecture is the teacher.
 
     Of one family, it is a sample of the teacher first, so that each layer has a counterpart to be fitted to.
     """
     sampled = corresponds(student, teacher)
     if sampled:
         sampled_from_teacher(student, teacher)
-    sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (student, teacher)]
-    if not sampled or sizes[0] < sizes[1]:
+    ours, its = (replace(network.spec, dropout=0.0) for network in (student, teacher))
+    if ours != its:
         fit_to_teacher(student, teacher, frames(), sampled=sampled)
 
 

@@ -96,6 +96,14 @@ def test_fitted_it_is_nearer_to_its_teacher_than_a_sample_of_it(width, blocks):
 
 
 @torch.no_grad()
+def test_one_of_its_own_size_that_sees_no_later_frames_is_fitted_too():
+    teacher, student = model(), build_model(ModelSpec("tsm-tiny", 8, 1, causal=True), 3, CLIP)
+    theirs = teacher(clips(32, seed=2))
+    far = {start: float((begun(start, student, teacher)(clips(32, seed=2)) - theirs).std()) for start in START}
+    assert far["fitted"] < 0.9 * far["teacher"]
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("student", "teacher"),
     [

@@ -82,7 +82,7 @@ def test_entries_are_chosen_evenly_where_sizes_do_not_divide():
 def test_networks_of_two_families_are_refused():
     with pytest.raises(TrainingError, match=r"no counterpart in the teacher, a tsm-tiny") as caught:
         START["teacher"](model("tsm-mobilenetv2"), model(), no_frames)
-    assert caught.value.remedy == "set distill.parameters.start: energy"
+    assert caught.value.remedy == "set distill.parameters.start: fitted"
 
 
 def test_students_wider_than_their_teacher_are_refused():
