@@ -33,7 +33,7 @@ METADATA_ERRORS = "replace"
 """Titles in another encoding than UTF-8, as old cameras and programs write them, are no reason to refuse a video."""
 PLAYLISTS = frozenset({"hls", "concat", "dash", "sdp", "imf", "vobsub"})
 """Formats that name other files to play."""
-TEXTS = frozenset({"adf", "bin", "idf", "tty", "xbin"})
+TEXTS = frozenset({"adf", "bin", "cdg", "idf", "tty", "xbin"})
 """Formats whose letters FFmpeg draws. It takes any file for one whose name ends so, as ``notes.txt`` does."""
 MAX_PIXELS = 1 << 26
 """Of a frame as it is decoded: larger ones would take hundreds of MB each."""
