@@ -155,7 +155,7 @@ class Distill(Section):
                 ("collaboration", *self.weights),
                 "collaboration: sampled draws one of the teacher's terms, and all of them are 0",
             )
-        if self.spectrum.align == "channels" and self.parameters.start not in ("teacher", "fitted"):
+        if self.spectrum.align == "channels" and self.parameters.start in ("random", "energy"):
             yield (
                 ("spectrum.align", "parameters.start"),
                 "spectrum.align: channels needs parameters.start: fitted (or teacher), which makes channels correspond",

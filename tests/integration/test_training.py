@@ -535,7 +535,7 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
     losses = [row["loss"]["spectrum"] for row in metrics_of(taught, "student")]
     assert losses[-1] < losses[0]
     with pytest.raises(ValidationError, match=r"needs parameters.start: fitted"):
-        config_of(distill={"spectrum": {"align": "channels"}})
+        config_of(distill={"spectrum": {"align": "channels"}, "parameters": {"start": "random"}})
 
 
 @pytest.mark.parametrize(
@@ -546,6 +546,7 @@ def test_channels_that_the_student_started_from_can_be_compared_one_by_one(taugh
         ({}, "random", "auto"),
         ({"fitnet": 1}, "fitted", "channels"),
         ({"spectrum": {"align": "attention"}}, "fitted", "attention"),
+        ({"spectrum": {"align": "channels"}}, "fitted", "channels"),
     ],
 )
 def test_by_itself_the_spectrum_is_that_of_channels_where_they_correspond(section, start, align):
@@ -553,13 +554,12 @@ def test_by_itself_the_spectrum_is_that_of_channels_where_they_correspond(sectio
 
 
 def test_channels_that_do_not_correspond_are_compared_by_attention_and_refused_one_by_one():
-    auto, asked = (
-        Distill.model_validate({"spectrum": {"align": align}, "parameters": {"start": "fitted"}})
-        for align in ("auto", "channels")
-    )
+    auto, asked = (Distill.model_validate({"spectrum": {"align": align}}) for align in ("auto", "channels"))
     assert distill.aligned(auto, "fitted", correspond=False).spectrum.align == "auto"
-    with pytest.raises(TrainingError, match=r"channels do not correspond to the teacher's"):
+    with pytest.raises(TrainingError, match=r"do not correspond to the teacher's: it is of another family"):
         distill.aligned(asked, "fitted", correspond=False)
+    with pytest.raises(TrainingError, match=r"do not correspond to the teacher's: it began with its checkpoint"):
+        distill.aligned(asked, "random", correspond=True)
 
 
 def test_the_evidence_of_each_frame_is_a_term(taught):

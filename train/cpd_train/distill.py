@@ -89,12 +89,14 @@ def aligned(distill: Distill, start: str, correspond: bool) -> Distill:
     Raises:
         TrainingError: channels are asked for, and do not correspond to the teacher's.
     """
-    if distill.spectrum.align == "channels" and not correspond:
+    stand_for = correspond and start in ("teacher", "fitted")
+    if distill.spectrum.align == "channels" and not stand_for:
+        other = "began with its checkpoint" if correspond else "is of another family, wider, or deeper"
         raise TrainingError(
-            "the student's channels do not correspond to the teacher's: it is of another family, wider, or deeper",
+            f"the student's channels do not correspond to the teacher's: it {other}",
             "set distill.spectrum.align: attention",
         )
-    if distill.spectrum.align != "auto" or start not in ("teacher", "fitted") or not correspond:
+    if distill.spectrum.align != "auto" or not stand_for:
         return distill
     return distill.model_copy(update={"spectrum": distill.spectrum.model_copy(update={"align": "channels"})})
 

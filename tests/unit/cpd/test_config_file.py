@@ -169,6 +169,7 @@ def test_keys_that_contradict_each_other_are_reported_together_and_beside_wrong_
         "  width: wide\n"  # 15
         "distill:\n"  # 16
         "  spectrum: {dc: false, align: channels}\n"  # 17
+        "  parameters: {start: random}\n"
     )
     assert problems(path) == [
         "pipeline.yaml:2: data: name exactly one of rendered, folder or list, got rendered and list",
