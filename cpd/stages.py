@@ -18,7 +18,7 @@ from cpd.pipeline import Stage, Status, run_stages, status_of
 
 if TYPE_CHECKING:
     from cpd.config import Data, Model, Pipeline
-    from cpd_train.sources import Found
+    from cpd_train.splits import Found
 
 EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 """By the verdict of a run."""

@@ -22,7 +22,8 @@ from cpd.config import Distill, Pipeline
 from cpd.config_file import load_config
 from cpd.errors import BusyError, CpdError, DataError, TrainingError
 from cpd.stages import run_pipeline
-from cpd_train.sources import Found, find_clips
+from cpd_train.sources import find_clips
+from cpd_train.splits import Found
 
 HERE = Path(__file__).parent
 ALL = METHODS | FORMS

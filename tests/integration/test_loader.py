@@ -14,7 +14,7 @@ from cpd.errors import VideoError
 from cpd.video import read_clip, read_frames
 from cpd_train.loader import ClipLoader
 from cpd_train.prepare import audit
-from cpd_train.sources import Found
+from cpd_train.splits import Found
 
 SPEC = ClipSpec(frames=4, resize=24, crop=(16, 16))
 CPU = torch.device("cpu")

@@ -19,7 +19,8 @@ from cpd.lock import OTHER_FOLDER, Lock, content_sha256
 from cpd.progress import track
 from cpd.video import probe
 from cpd_train.motion import MOTIONS, render_clip, write_video
-from cpd_train.sources import Found, check_classes, find_clips, needed_splits
+from cpd_train.sources import find_clips
+from cpd_train.splits import Found, check_classes, needed_splits
 
 PROBE_THREADS = 4
 MARK = ".rendered"

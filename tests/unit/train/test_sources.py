@@ -8,8 +8,10 @@ import pytest
 
 from cpd.config import Data
 from cpd.errors import DataError
-from cpd_train.sources import assign_splits, find_clips, from_csv, from_folder, from_jester, from_kinetics
-from cpd_train.sources import from_something_something as from_something
+from cpd_train.lists import from_csv, from_jester, from_kinetics
+from cpd_train.lists import from_something_something as from_something
+from cpd_train.sources import find_clips, from_folder
+from cpd_train.splits import assign_splits
 
 
 def touch(*paths):
