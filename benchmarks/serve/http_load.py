@@ -6,13 +6,15 @@ The script starts a server of its own on the loopback address and talks to nothi
 and post the same clip. In the first two parts each asks again as soon as it has its answer, or after the pause that a
 refusal (503, 429) asks for. In the third part requests begin at random times (a Poisson process) at half the rate of
 answers of the first, and the latency counts from the time a request was due: a client that is late counts against the
-server, and so does a crowd that chance makes. Clients and server share the CPUs.
+server, and so does a crowd that chance makes. What chance alone would make of it is told below the table. Clients and
+server share the CPUs.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import heapq
 import os
 import subprocess
 import sys
@@ -139,6 +141,19 @@ async def half_load(port: int, clip: bytes, clients: int, seconds: float, rate: 
     return part
 
 
+def by_chance(workers: int, requests: int = 200_000) -> float:
+    """p99 over p50 of random requests at half the rate of as many perfect workers, each a second a request (M/D/c)."""
+    due_s = np.cumsum(np.random.default_rng(0).exponential(2 / workers, requests))
+    free_s = [0.0] * workers
+    latencies_s = []
+    for at_s in due_s.tolist():
+        done_s = max(at_s, heapq.heappop(free_s)) + 1
+        heapq.heappush(free_s, done_s)
+        latencies_s.append(done_s - at_s)
+    p50, p99 = np.percentile(latencies_s, (50, 99))
+    return float(p99 / p50)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
@@ -167,7 +182,8 @@ def main() -> None:
     )
     parts = {f"{clients} clients": full, f"{clients // 2} clients": fewer, "half the rate": half}
     print(*(part.row(name) for name, part in parts.items()), sep="\n")
-    print(f"\nerrors other than {' and '.join(map(str, REFUSED))}: {sum(part.errors for part in parts.values())}")
+    print(f"\np99 / p50 at half the rate of perfect workers: one {by_chance(1):.1f}, two {by_chance(2):.1f}")
+    print(f"errors other than {' and '.join(map(str, REFUSED))}: {sum(part.errors for part in parts.values())}")
 
 
 async def wait_until_ready(port: int) -> None:
