@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -81,15 +82,16 @@ def open_session(
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
     options, remedy = session_options(threads), "export it again"
+    if provider in ON_CUDA:
+        remedy = "see nvidia-smi, or use --provider cpu"
     if SHORT_NAMES["cpu"] not in providers:  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         remedy = "use --provider cpu"
     if provider != SHORT_NAMES["cpu"]:
         options.add_session_config_entry(RECORD, "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
-        )
+    listed = [(name, dict(settings)) for name, settings in providers.items()]
+    try:  # where a provider cannot start, onnxruntime would print that and go on without it
+        session = onnxruntime.InferenceSession(data, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
         raise EngineError(f"{path}: cannot be loaded: {reason(error)}", remedy) from error
     if provider not in session.get_providers():
@@ -100,7 +102,6 @@ def open_session(
         )
     if provider != SHORT_NAMES["cpu"]:
         check_placement(path, session, provider)
-    session.disable_fallback()
     return session
 
 
@@ -218,5 +219,7 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
 
 
 def reason(error: Exception) -> str:
-    """onnxruntime's message in one line, without its codes."""
-    return " ".join(str(error).rsplit(" : ", 1)[-1].split())
+    """onnxruntime's message in one line, without its codes; of an error of CUDA's, without the line of its source."""
+    told = " ".join(str(error).rsplit(" : ", 1)[-1].split())
+    failure = re.search(r"\w+ failure \d+: .*?(?= ; GPU=)", told)
+    return failure[0] if failure else told

@@ -322,7 +322,8 @@ def providers_asked(
     asked: list = []
     real = onnxruntime.InferenceSession
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
+        assert not enable_fallback
         asked.append(providers)
         if refuse and "enable_cuda_graph" in providers[0][1]:
             raise RuntimeError(refuse)
@@ -370,6 +371,31 @@ def test_a_graph_that_mostly_runs_elsewhere_says_so(
     told = "CUDAExecutionProvider runs 1 of its operators, and 2 on CPUExecutionProvider"
     with pytest.warns(UserWarning, match=told) if warned else nullcontext():
         open_runner(colour_model, "cuda").close()
+
+
+FULL = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, void, Status> "
+    "onnxruntime::CudaCall(ERRTYPE, const char *) [with ERRTYPE = cudaError] CUDA failure 2: out of memory ; GPU=0 ; "
+    "hostname=a ; file=/onnxruntime_src/cuda_execution_provider.cc ; line=280 ; expr=cudaMalloc(&p, size); "
+)
+
+
+def test_a_provider_that_cannot_start_is_an_error_and_the_cpu_does_not_take_its_place(
+    cuda: Cuda, stream_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, make = onnxruntime.InferenceSession, onnxruntime.InferenceSession._create_inference_session
+
+    def create(session, providers, *others) -> None:
+        if providers != ["CPUExecutionProvider"]:
+            session._fallback_providers = ["CPUExecutionProvider"]
+            raise RuntimeError(FULL)
+        make(session, providers, *others)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(real, "_create_inference_session", create)
+    with pytest.raises(EngineError, match=r"cannot be loaded: CUDA failure 2: out of memory \(see nvidia-smi"):
+        open_runner(stream_model, "cuda")
+    assert capsys.readouterr().out == "", "where the answers go"
 
 
 def test_a_real_provider_that_takes_nothing_is_found_out(colour_model: Path) -> None:
@@ -524,10 +550,10 @@ def test_an_engine_that_was_kept_and_cannot_be_read_is_built_again(
 ) -> None:
     folder, working = cached_under(tmp_path, colour_model), onnxruntime.InferenceSession
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
         if any(folder.iterdir()):
             raise RuntimeError("TensorRT EP could not deserialize engine from cache")
-        return working(data, options, providers)
+        return working(data, options, providers, enable_fallback)
 
     folder.mkdir(parents=True)
     (folder / "half.engine").write_bytes(b"half")
@@ -541,7 +567,7 @@ def test_what_fails_without_anything_kept_is_tried_once(
 ) -> None:
     tries = []
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
         tries.append(providers)
         raise RuntimeError("no kernel image for this GPU")
 
