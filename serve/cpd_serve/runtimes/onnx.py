@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -93,13 +94,11 @@ def open_session(
     try:  # where a provider cannot start, onnxruntime would print that and go on without it
         session = onnxruntime.InferenceSession(data, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
+        if why := unloaded(provider):
+            raise not_started(path, provider, why) from error
         raise EngineError(f"{path}: cannot be loaded: {reason(error)}", remedy) from error
     if provider not in session.get_providers():
-        install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
-        raise EngineError(
-            f"{path}: {provider} could not be started on this machine" + (f": {missing}" if missing else ""),
-            f"{install}, or use --provider cpu",
-        )
+        raise not_started(path, provider, missing or unloaded(provider))
     if provider != SHORT_NAMES["cpu"]:
         check_placement(path, session, provider)
     return session
@@ -111,6 +110,28 @@ def preload() -> str:
     with contextlib.redirect_stdout(told):
         onnxruntime.preload_dlls()
     return told.getvalue().partition("\n")[0]
+
+
+def unloaded(provider: str) -> str:
+    """What the system's loader says of a provider's library, which onnxruntime only prints; empty if it loads."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        for library in Path(onnxruntime.__file__).parent.glob(f"capi/libonnxruntime_providers_{name}.so"):
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def not_started(path: Path, provider: str, why: str) -> EngineError:
+    """The error for a provider that is installed and is not in use."""
+    install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
+    if of_tensorrt := re.match(r"libnvinfer\.so\.(\d+)", why):
+        install = f"pip install 'tensorrt=={of_tensorrt[1]}.*', which this onnxruntime was built for"
+    told = f": {why}" if why else ""
+    return EngineError(
+        f"{path}: {provider} could not be started on this machine{told}", f"{install}, or use --provider cpu"
+    )
 
 
 class OnnxRunner:

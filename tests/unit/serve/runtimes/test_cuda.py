@@ -429,6 +429,37 @@ def test_libraries_that_are_missing_are_named(cuda: Cuda, colour_model: Path, mo
     assert "onnxruntime-gpu[cuda,cudnn]" in raised.value.remedy
 
 
+@pytest.mark.parametrize("refuse", ["", "Please install TensorRT libraries as mentioned in the GPU requirements page"])
+def test_another_tensorrt_than_onnxruntime_was_built_for_is_named(
+    in_tensorrt: list, colour_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuse: str
+) -> None:
+    library = tmp_path / "capi/libonnxruntime_providers_tensorrt.so"
+    library.parent.mkdir()
+    library.touch()
+    lacks, load = "libnvinfer.so.10: cannot open shared object file: No such file or directory", ctypes.CDLL
+    working = onnxruntime.InferenceSession
+
+    def loaded(name: str, *others):
+        if name == str(library):
+            raise OSError(lacks)
+        return load(name, *others)
+
+    def session(data, options, providers, enable_fallback):
+        if refuse:
+            raise RuntimeError(refuse)
+        made = working(data, options, providers, enable_fallback)
+        monkeypatch.setattr(made, "get_providers", lambda: ["CPUExecutionProvider"])
+        return made
+
+    monkeypatch.setattr(ctypes, "CDLL", loaded)
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineError) as raised:
+        open_runner(colour_model, "tensorrt")
+    assert raised.value.args[0].endswith(f"TensorrtExecutionProvider could not be started on this machine: {lacks}")
+    assert raised.value.remedy.startswith("pip install 'tensorrt==10.*', which this onnxruntime was built for")
+
+
 def test_any_other_refusal_is_an_error(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     providers_asked(monkeypatch, "CUDAExecutionProvider", refuse="no kernel image for this GPU")
     with pytest.raises(EngineError, match="cannot be loaded: no kernel image for this GPU"):
