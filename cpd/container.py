@@ -193,6 +193,14 @@ class Clock:
         return at_s
 
 
+def undecoded(name: str, decoder: Decoder, why: str, remedy: str = "") -> VideoError:
+    """For a video without a single decoded frame: FFmpeg does not say where a GPU lacks its profile or its size."""
+    told = f": {why}" if why else ""
+    if decoder == "nvdec":
+        return VideoError(f"{name}: NVDEC decodes no frame of it{told}", remedy or "use --decoder cpu, which may")
+    return VideoError(f"{name}: no frame can be decoded{told}", remedy)
+
+
 def reason(error: BaseException) -> str:
     """FFmpeg's words for an error, without the path and the number around them."""
     if isinstance(error, av.ExitError):  # what PyAV has FFmpeg do when the time is up

@@ -12,6 +12,8 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+THREAD_LOCAL = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL of cuda.h."""
 DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 """NVIDIA's driver, as the system's loader knows it."""
 
@@ -19,11 +21,15 @@ DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 def enter_primary_context() -> None:
     """Makes it the calling thread's. It stays for as long as the process, which must not fork after.
 
+    What the thread does then goes on while another captures a CUDA graph. onnxruntime captures in a mode in which, if
+    any other thread allocates or waits, both that and the graph fail.
+
     Raises:
         OSError: there is no driver, or it refuses.
     """
     driver, context = _retained()
     _call(driver, "cuCtxSetCurrent", context)
+    _call(driver, "cuThreadExchangeStreamCaptureMode", ctypes.byref(ctypes.c_int(THREAD_LOCAL)))
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
-from cpd.container import Clock, Decoder, frames_of, open_file, packets_of, reason
+from cpd.container import Clock, Decoder, frames_of, open_file, packets_of, reason, undecoded
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
@@ -75,7 +75,7 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
         if first is None:
-            raise VideoError(f"{path}: no frame can be decoded" + (f": {damage}" if damage else ""))
+            raise undecoded(str(path), decoder, damage)
         rotation = _rotation(first)
         height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
         depth = max(component.bits for component in first.format.components)

@@ -180,6 +180,12 @@ def check_options(flavour: Flavour, options: BuildOptions, precision: Precision 
             f"{flavour.module} cannot be told to build for compute capability {unknown[0]}",
             listed if known else "it builds for the GPU of this machine; leave the targets out",
         )
+    mixed = len(options.compute_capabilities) > 1
+    if CURRENT in options.compute_capabilities and (mixed or first_gpu() is None):
+        when = "alone, not for others too" if mixed else "where there is a GPU that the driver can use"
+        raise ExportError(
+            f"{flavour.module} builds for {CURRENT} {when}", f"name those to build for: {', '.join(flavour.targets)}"
+        )
     half = [target for target in options.compute_capabilities if target in flavour.half_targets]
     if half and precision != "fp16":
         raise ExportError(

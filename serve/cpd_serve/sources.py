@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
-from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, packets_of, reason
+from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, packets_of, reason, undecoded
 from cpd.errors import VideoError
 from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
@@ -186,16 +186,16 @@ class Source:
                     return
                 self._watch.switch("decode")
         except (av.FFmpegError, MemoryError) as error:
-            why = f": {reason(error)}"
+            why = reason(error)
             if self.frames and before_s < _end_s(container):
-                raise VideoError(f"{self.name}: the stream broke off{why}") from error
+                raise VideoError(f"{self.name}: the stream broke off: {why}") from error
         except VideoError as error:
             raise VideoError(f"{self.name}: {error}") from error
         finally:
             self._watch.switch("")
         if self.frames == 0:
             remedy = INDEX_LAST if _is_remote(self.name) and "mp4" in container.format.name else ""
-            raise VideoError(f"{self.name}: no frame can be decoded{why}", remedy)
+            raise undecoded(self.name, self._decoder, why, remedy)
 
     def _put(self, item: Item) -> None:
         with self._changed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -81,26 +83,24 @@ def open_session(
     provider = next(iter(providers))
     missing = preload() if provider in ON_CUDA else ""
     options, remedy = session_options(threads), "export it again"
+    if provider in ON_CUDA:
+        remedy = "see nvidia-smi, or use --provider cpu"
     if SHORT_NAMES["cpu"] not in providers:  # one that is listed may yet leave all of a graph to the CPU, unsaid
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         remedy = "use --provider cpu"
     if provider != SHORT_NAMES["cpu"]:
         options.add_session_config_entry(RECORD, "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            data, options, providers=[(name, dict(settings)) for name, settings in providers.items()]
-        )
+    listed = [(name, dict(settings)) for name, settings in providers.items()]
+    try:  # where a provider cannot start, onnxruntime would print that and go on without it
+        session = onnxruntime.InferenceSession(data, options, providers=listed, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no parent of their own
+        if why := unloaded(provider):
+            raise not_started(path, provider, why) from error
         raise EngineError(f"{path}: cannot be loaded: {reason(error)}", remedy) from error
     if provider not in session.get_providers():
-        install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
-        raise EngineError(
-            f"{path}: {provider} could not be started on this machine" + (f": {missing}" if missing else ""),
-            f"{install}, or use --provider cpu",
-        )
+        raise not_started(path, provider, missing or unloaded(provider))
     if provider != SHORT_NAMES["cpu"]:
         check_placement(path, session, provider)
-    session.disable_fallback()
     return session
 
 
@@ -110,6 +110,28 @@ def preload() -> str:
     with contextlib.redirect_stdout(told):
         onnxruntime.preload_dlls()
     return told.getvalue().partition("\n")[0]
+
+
+def unloaded(provider: str) -> str:
+    """What the system's loader says of a provider's library, which onnxruntime only prints; empty if it loads."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        for library in Path(onnxruntime.__file__).parent.glob(f"capi/libonnxruntime_providers_{name}.so"):
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def not_started(path: Path, provider: str, why: str) -> EngineError:
+    """The error for a provider that is installed and is not in use."""
+    install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
+    if of_tensorrt := re.match(r"libnvinfer\.so\.(\d+)", why):
+        install = f"pip install 'tensorrt=={of_tensorrt[1]}.*', which this onnxruntime was built for"
+    told = f": {why}" if why else ""
+    return EngineError(
+        f"{path}: {provider} could not be started on this machine{told}", f"{install}, or use --provider cpu"
+    )
 
 
 class OnnxRunner:
@@ -218,5 +240,7 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
 
 
 def reason(error: Exception) -> str:
-    """onnxruntime's message in one line, without its codes."""
-    return " ".join(str(error).rsplit(" : ", 1)[-1].split())
+    """onnxruntime's message in one line, without its codes; of an error of CUDA's, without the line of its source."""
+    told = " ".join(str(error).rsplit(" : ", 1)[-1].split())
+    failure = re.search(r"\w+ failure \d+: .*?(?= ; GPU=)", told)
+    return failure[0] if failure else told

@@ -18,11 +18,12 @@ CONTEXT = 0x7F00_1234_5678
 
 
 class Driver:
-    """libcuda, as far as it is called; ``current`` are the threads' contexts."""
+    """libcuda, as far as it is called; ``current`` are the threads' contexts, ``modes`` how they mind captures."""
 
     def __init__(self) -> None:
         self.retained, self.fails = 0, ""
         self.current: dict[int, int | None] = {}
+        self.modes: dict[int, int] = {}
 
     def _said(self, name: str) -> int:
         return 999 if name == self.fails else 0
@@ -41,6 +42,10 @@ class Driver:
     def cuCtxSetCurrent(self, context: ctypes.c_void_p) -> int:  # noqa: N802
         self.current[threading.get_ident()] = context.value
         return self._said("cuCtxSetCurrent")
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: Any) -> int:  # noqa: N802
+        self.modes[threading.get_ident()] = mode._obj.value
+        return self._said("cuThreadExchangeStreamCaptureMode")
 
 
 @pytest.fixture
@@ -73,9 +78,13 @@ def test_every_thread_that_opens_a_video_is_in_the_one_primary_context(
     other.join()
     assert seen == [(CONTEXT, {"current_ctx": "1"})] * 2
     assert driver.retained == 1
+    assert list(driver.modes.values()) == [1, 1], "neither minds the other's, or the model's, captures"
 
 
-@pytest.mark.parametrize("function", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"])
+@pytest.mark.parametrize(
+    "function",
+    ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuThreadExchangeStreamCaptureMode"],
+)
 def test_what_the_driver_refuses_is_said(driver: Driver, tmp_path: Path, function: str) -> None:
     driver.fails = function
     (tmp_path / "it.mp4").write_bytes(b"x")

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import numpy as np
@@ -53,6 +54,21 @@ def test_a_codec_that_nvdec_does_not_read_is_an_error_and_not_decoded_elsewhere(
     path = write_video(ramp(3), "ffv1", "lossless.mkv")
     with pytest.raises(VideoError, match="with NVDEC: it reads none of its streams"), open_file(path, "nvdec"):
         pass
+
+
+def test_a_profile_that_nvdec_does_not_decode_is_not_blamed_on_the_video(
+    write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> NoReturn:
+        raise av.PermissionError(1, "Operation not permitted")  # what FFmpeg says where no format is left to decode to
+
+    path = write_video(ramp(3), "libx264")
+    monkeypatch.setattr(video, "open_file", lambda path, decoder: open_file(path))
+    for name in ("decode_at", "frames_of"):
+        monkeypatch.setattr(video, name, refused)
+    message = r"NVDEC decodes no frame of it: Operation not permitted \(use --decoder cpu"
+    with pytest.raises(VideoError, match=message):
+        video.read_windows(path, SPEC, 1, decoder="nvdec")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ OPTIONS = BuildOptions(max_batch=4)
         ("tensorrt_rtx", BuildOptions(version_compatible=True), "tensorrt_rtx has no version_compatible engines"),
         ("tensorrt_rtx", BuildOptions(hardware_compatible=True), "tensorrt_rtx has no hardware_compatible engines"),
         ("tensorrt_rtx", BuildOptions(compute_capabilities=("9.0",)), "compute capability 9.0 .*8.9"),
+        ("tensorrt_rtx", BuildOptions(compute_capabilities=("8.9", CURRENT)), "builds for current alone, .*8.9, 12.0"),
         ("tensorrt", BuildOptions(compute_capabilities=("8.9",)), "for the GPU of this machine"),
         ("tensorrt", BuildOptions(compute_capabilities=(engine.CURRENT,)), "for the GPU of this machine"),
     ],
@@ -45,6 +46,12 @@ OPTIONS = BuildOptions(max_batch=4)
 def test_what_a_flavour_cannot_do_is_said_before_building(module: str, options: BuildOptions, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         check_options(FLAVOURS[module], options)
+
+
+def test_without_a_gpu_the_one_at_hand_is_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "first_gpu", lambda: None)
+    with pytest.raises(ExportError, match=r"current where there is a GPU .*name those to build for: 7\.5"):
+        check_options(RTX, BuildOptions(compute_capabilities=(CURRENT,)))
 
 
 def test_what_a_flavour_can_do_is_allowed() -> None:

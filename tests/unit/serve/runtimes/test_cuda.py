@@ -322,7 +322,8 @@ def providers_asked(
     asked: list = []
     real = onnxruntime.InferenceSession
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
+        assert not enable_fallback
         asked.append(providers)
         if refuse and "enable_cuda_graph" in providers[0][1]:
             raise RuntimeError(refuse)
@@ -372,6 +373,31 @@ def test_a_graph_that_mostly_runs_elsewhere_says_so(
         open_runner(colour_model, "cuda").close()
 
 
+FULL = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, void, Status> "
+    "onnxruntime::CudaCall(ERRTYPE, const char *) [with ERRTYPE = cudaError] CUDA failure 2: out of memory ; GPU=0 ; "
+    "hostname=a ; file=/onnxruntime_src/cuda_execution_provider.cc ; line=280 ; expr=cudaMalloc(&p, size); "
+)
+
+
+def test_a_provider_that_cannot_start_is_an_error_and_the_cpu_does_not_take_its_place(
+    cuda: Cuda, stream_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, make = onnxruntime.InferenceSession, onnxruntime.InferenceSession._create_inference_session
+
+    def create(session, providers, *others) -> None:
+        if providers != ["CPUExecutionProvider"]:
+            session._fallback_providers = ["CPUExecutionProvider"]
+            raise RuntimeError(FULL)
+        make(session, providers, *others)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(real, "_create_inference_session", create)
+    with pytest.raises(EngineError, match=r"cannot be loaded: CUDA failure 2: out of memory \(see nvidia-smi"):
+        open_runner(stream_model, "cuda")
+    assert capsys.readouterr().out == "", "where the answers go"
+
+
 def test_a_real_provider_that_takes_nothing_is_found_out(colour_model: Path) -> None:
     name = "AzureExecutionProvider"
     if name not in onnxruntime.get_available_providers():
@@ -401,6 +427,37 @@ def test_libraries_that_are_missing_are_named(cuda: Cuda, colour_model: Path, mo
         open_runner(colour_model, "cuda")
     assert "could not be started on this machine: Failed to load libcublas.so.13" in raised.value.args[0]
     assert "onnxruntime-gpu[cuda,cudnn]" in raised.value.remedy
+
+
+@pytest.mark.parametrize("refuse", ["", "Please install TensorRT libraries as mentioned in the GPU requirements page"])
+def test_another_tensorrt_than_onnxruntime_was_built_for_is_named(
+    in_tensorrt: list, colour_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuse: str
+) -> None:
+    library = tmp_path / "capi/libonnxruntime_providers_tensorrt.so"
+    library.parent.mkdir()
+    library.touch()
+    lacks, load = "libnvinfer.so.10: cannot open shared object file: No such file or directory", ctypes.CDLL
+    working = onnxruntime.InferenceSession
+
+    def loaded(name: str, *others):
+        if name == str(library):
+            raise OSError(lacks)
+        return load(name, *others)
+
+    def session(data, options, providers, enable_fallback):
+        if refuse:
+            raise RuntimeError(refuse)
+        made = working(data, options, providers, enable_fallback)
+        monkeypatch.setattr(made, "get_providers", lambda: ["CPUExecutionProvider"])
+        return made
+
+    monkeypatch.setattr(ctypes, "CDLL", loaded)
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(EngineError) as raised:
+        open_runner(colour_model, "tensorrt")
+    assert raised.value.args[0].endswith(f"TensorrtExecutionProvider could not be started on this machine: {lacks}")
+    assert raised.value.remedy.startswith("pip install 'tensorrt==10.*', which this onnxruntime was built for")
 
 
 def test_any_other_refusal_is_an_error(cuda: Cuda, colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,10 +581,10 @@ def test_an_engine_that_was_kept_and_cannot_be_read_is_built_again(
 ) -> None:
     folder, working = cached_under(tmp_path, colour_model), onnxruntime.InferenceSession
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
         if any(folder.iterdir()):
             raise RuntimeError("TensorRT EP could not deserialize engine from cache")
-        return working(data, options, providers)
+        return working(data, options, providers, enable_fallback)
 
     folder.mkdir(parents=True)
     (folder / "half.engine").write_bytes(b"half")
@@ -541,7 +598,7 @@ def test_what_fails_without_anything_kept_is_tried_once(
 ) -> None:
     tries = []
 
-    def session(data, options, providers):
+    def session(data, options, providers, enable_fallback):
         tries.append(providers)
         raise RuntimeError("no kernel image for this GPU")
 
