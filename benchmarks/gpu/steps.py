@@ -100,7 +100,8 @@ def step_of(loss: str, cache_gb: float, batch: Batch, setup: Setup, *, compile_s
     teacher, student = (on_device(network(role, setup.quick), device) for role in ("teacher", "student"))
     settings = Distill.model_validate(LOSSES[loss] | {"cache_gb": cache_gb})
     collaboration = Collaboration(student, teacher, settings, seed=0)
-    optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned], lr=1e-5)
+    learned = [*student.parameters(), *collaboration.learned]
+    optimiser = torch.optim.AdamW(learned, lr=1e-5, fused=True)
     scaler = scaler_of(device, collaboration.precision)
     if compile_student:
         backend = "aot_eager" if setup.quick else "inductor"  # which on a CPU needs a C++ compiler
@@ -111,6 +112,9 @@ def step_of(loss: str, cache_gb: float, batch: Batch, setup: Setup, *, compile_s
         total = torch.stack(list(collaboration(batch, 0.0).values())).sum()
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
+        scaler.unscale_(optimiser)
+        size = torch.nn.utils.clip_grad_norm_(learned, 5.0)
+        assert torch.isfinite(total + size) or scaler.is_enabled(), "the loss is not finite"
         scaler.step(optimiser)
         scaler.update()
 
