@@ -28,8 +28,10 @@ from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
 
-NO_ROOM = re.compile(r".*out of memory|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+")
-"""How torch and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
+NO_ROOM = re.compile(
+    r".*out of memory|CU\w+_ALLOC_FAILED|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
+)
+"""How torch, NVIDIA's libraries and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
 
 
 class Step(ABC):

@@ -137,11 +137,14 @@ CANNOT = "Can't allocate 6220800 bytes on device 0"
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB."),
          "CUDA out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+         "CUBLAS_STATUS_ALLOC_FAILED"),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), "CUFFT_ALLOC_FAILED"),
         (RuntimeError(IN_DALI.format("CUDA allocation failed")), "CUDA allocation failed"),
         (RuntimeError(IN_DALI.format(f"{CANNOT}.")), CANNOT),
         (MemoryError(f"{CANNOT}."), CANNOT),
     ],
-    ids=["torch", "DALI's CUDA", "DALI's pool", "outside of an operator"],
+    ids=["torch", "cuBLAS", "cuFFT", "DALI's CUDA", "DALI's pool", "outside of an operator"],
 )  # fmt: skip
 def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error, told):
     config = Pipeline.model_validate(
