@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from inputs import LABELS, clip_of, network
-from rows import Rows, Setup, Values, reason, significant
+from rows import Rows, Setup, Values, significant
 
 from cpd.config import Distill
 from cpd_train.common import on_device
@@ -46,13 +46,14 @@ def run(setup: Setup, rows: Rows) -> None:
     for name, (loss, cache_gb) in NAMES.items():
         if not rows.wants(name):
             continue
+        rows.begin(name)
         try:
             steps[name] = step_of(loss, cache_gb, batch, setup)
             steps[name]()  # makes the optimiser's state, and keeps the teacher's answers
             peaks_gb[name] = peak_gb(steps[name], device)
         except Exception as error:  # too little memory, for one; the others can still be measured
             steps.pop(name, None)
-            rows.miss(name, reason(error))
+            rows.failed(name, error)
     seconds = in_turns(steps, setup)
     for name, taken in seconds.items():
         values = cost(taken, batch)
