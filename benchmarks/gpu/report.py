@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,31 @@ def completed(part: str, lines: Iterable[str], why: str) -> list[Row]:
         why: it did not write the others.
     """
     planned, found = ["all"], {}
-    for line in lines:
-        try:
-            told = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for told in parsed(lines):
         if "planned" in told:
             planned = told["planned"]
-        else:
+        elif "name" in told:
             found[told["name"]] = {"part": part, **told}
     missing = {name: {"part": part, "name": name, "not_run": why} for name in planned}
     return list((missing | found).values())
+
+
+def broken_off(lines: Iterable[str], left: Sequence[str]) -> str:
+    """The row at which a process crashed: of those that are left the one it began last, or else the first.
+
+    Args:
+        lines: what it wrote.
+        left: the rows that are not told, at least one.
+    """
+    begun = [told["begun"] for told in parsed(lines) if "begun" in told]
+    return begun[-1] if begun and begun[-1] in left else left[0]
+
+
+def parsed(lines: Iterable[str]) -> Iterator[Row]:
+    """What a part wrote, without what was cut off."""
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def aims(rows: Iterable[Row]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +60,44 @@ class Rows:
         """Whether a row is not told already."""
         return name not in self._skip
 
+    def begin(self, name: str) -> None:
+        """Says which row a crash would be of."""
+        self._write({"begun": name})
+
+    def failed(self, name: str, error: Exception) -> None:
+        """A row that an error costs; where it costs the GPU's context too, the process ends, and another goes on.
+
+        Raises:
+            SystemExit: in this process all that follows would fail.
+        """
+        if context_is_lost():
+            raise SystemExit(reason(error)) from error
+        self.miss(name, reason(error))
+
     def measure(self, name: str, work: Callable[[], Values]) -> None:
         """Puts what the work returns, or why it failed."""
         if not self.wants(name):
             return
+        self.begin(name)
         try:
             self.put(name, work())
         except Exception as error:  # whatever a library raises costs this row alone
-            self.miss(name, reason(error))
+            self.failed(name, error)
 
     def _write(self, row: Mapping[str, object]) -> None:
         print(json.dumps(row), file=self._file, flush=True)
+
+
+def context_is_lost() -> bool:
+    """Whether a kernel of this process failed, as by an illegal access: CUDA then answers every call with its error."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # torch's, of several kinds
+        return True
+    return False
 
 
 def reason(error: BaseException) -> str:

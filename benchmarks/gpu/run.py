@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from report import Row, aims, completed, file_name, machine, table
+from report import Row, aims, broken_off, completed, file_name, machine, table
 from rows import ROLES
 
 HERE = Path(__file__).parent
@@ -105,7 +105,7 @@ def run_part(part: str, command: list[str], limit_s: float) -> list[Row]:
         if not crash or left == ["all"]:
             why = crash or "the part did not tell"
             break
-        lines.append(json.dumps({"name": left[0], "not_run": crash}))  # there it crashed: on with the others
+        lines.append(json.dumps({"name": broken_off(written, left), "not_run": crash}))  # on with the others
     return completed(part, lines, why)
 
 

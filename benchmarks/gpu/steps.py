@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from inputs import LABELS, clip_of, network
-from rows import Rows, Setup, Values, reason, significant
+from rows import Rows, Setup, Values, significant
 
 from cpd.config import Distill
 from cpd_train.common import on_device
@@ -46,13 +46,14 @@ def run(setup: Setup, rows: Rows) -> None:
     for name, (loss, cache_gb) in NAMES.items():
         if not rows.wants(name):
             continue
+        rows.begin(name)
         try:
             steps[name] = step_of(loss, cache_gb, batch, setup)
             steps[name]()  # makes the optimiser's state, and keeps the teacher's answers
             peaks_gb[name] = peak_gb(steps[name], device)
         except Exception as error:  # too little memory, for one; the others can still be measured
             steps.pop(name, None)
-            rows.miss(name, reason(error))
+            rows.failed(name, error)
     seconds = in_turns(steps, setup)
     for name, taken in seconds.items():
         values = cost(taken, batch)
@@ -100,7 +101,8 @@ def step_of(loss: str, cache_gb: float, batch: Batch, setup: Setup, *, compile_s
     teacher, student = (on_device(network(role, setup.quick), device) for role in ("teacher", "student"))
     settings = Distill.model_validate(LOSSES[loss] | {"cache_gb": cache_gb})
     collaboration = Collaboration(student, teacher, settings, seed=0)
-    optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned], lr=1e-5)
+    learned = [*student.parameters(), *collaboration.learned]
+    optimiser = torch.optim.AdamW(learned, lr=1e-5, fused=True)
     scaler = scaler_of(device, collaboration.precision)
     if compile_student:
         backend = "aot_eager" if setup.quick else "inductor"  # which on a CPU needs a C++ compiler
@@ -111,6 +113,9 @@ def step_of(loss: str, cache_gb: float, batch: Batch, setup: Setup, *, compile_s
         total = torch.stack(list(collaboration(batch, 0.0).values())).sum()
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
+        scaler.unscale_(optimiser)
+        size = torch.nn.utils.clip_grad_norm_(learned, 5.0)
+        assert torch.isfinite(total + size) or scaler.is_enabled(), "the loss is not finite"
         scaler.step(optimiser)
         scaler.update()
 

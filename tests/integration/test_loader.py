@@ -1,7 +1,9 @@
 """The DALI graph on real encoded video, against PyAV and numpy."""
 
 import struct
+import threading
 from dataclasses import replace
+from itertools import islice
 
 import av
 import numpy as np
@@ -247,6 +249,28 @@ def test_what_is_erased_is_grey_in_every_frame_and_all_else_as_it_was(clips):
         top, left, height, width = view.hole
         before[:, top : top + height, left : left + width] = 127
         np.testing.assert_array_equal(after, before)
+
+
+def test_the_next_epoch_is_begun_while_the_one_before_is_judged(clips, monkeypatch):
+    loader, apart, augment = loader_of(clips), loader_of(clips), Augment(flip=True)
+    made, run = threading.Semaphore(0), loader._run
+
+    def counted(*arguments):
+        batch = run(*arguments)
+        made.release()
+        return batch
+
+    monkeypatch.setattr(loader, "_run", counted)
+    together = loader.train_all(augment, 0, 3, 0, 0.0)
+    for epoch in range(3):
+        (seen,) = islice(together, 1)
+        assert made.acquire(timeout=60)
+        assert epoch == 2 or made.acquire(timeout=60), "nothing was made ahead"
+        made.release()
+        (wanted,) = apart.train(augment, 0, epoch)
+        np.testing.assert_array_equal(seen.frames.numpy(), wanted.frames.numpy())
+        assert seen.views == wanted.views
+    assert next(together, None) is None
 
 
 def test_an_epoch_can_be_left_early_and_errors_come_through(clips):

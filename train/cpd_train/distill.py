@@ -166,7 +166,8 @@ class Collaboration(Step):
     def _collaborate(self, terms: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
         if self.distill.collaboration == "learned":
             losses = torch.stack(list(terms.values()))
-            counts = torch.tensor(list(weights.values()), device=losses.device)
+            # or the host would wait here until the GPU has done the forward pass
+            counts = torch.tensor(list(weights.values())).to(losses.device, non_blocking=True)
             return dict(zip(terms, collaboration.learned_noise(losses, counts, self._noise()), strict=True))
         terms = {name: weights[name] * term for name, term in terms.items()}
         if self.distill.collaboration == "sampled":

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -27,8 +28,10 @@ from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
 
-NO_ROOM = re.compile(r".*out of memory|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+")
-"""How torch and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
+NO_ROOM = re.compile(
+    r".*out of memory|CU\w+_ALLOC_FAILED|CUDA allocation failed|Can't allocate \d+ bytes on device -?\d+"
+)
+"""How torch, NVIDIA's libraries and DALI (CUDABadAlloc of its cuda_error.h) say that the GPU's memory is full."""
 
 
 class Step(ABC):
@@ -81,7 +84,7 @@ def fit(
 
     Args:
         model: on its device, trained in place.
-        training, validation: loaders of the two splits.
+        training, validation: loaders of the two splits, not one for both, since they work at the same time.
         step: the loss, and what else is learned with it.
         section: epochs, batch size, learning rate and weight decay.
         augment: variations of the training clips.
@@ -104,12 +107,13 @@ def fit(
     scaler = scaler_of(training.device, step.precision)
     best, kept = (-1.0, -math.inf), 0
     waits: list[tuple[float, float]] = []
+    loaded = training.train_all(augment, seed, epochs, views, section.mixup)
     with Utilisation(training.device) as busy, room_for(role):
         for epoch in range(epochs):
             model.train()
             sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=training.device))
             began = time.perf_counter()
-            batches = Waiting(training.train(augment, seed, epoch, views, section.mixup))
+            batches = Waiting(islice(loaded, steps))
             for index, batch in enumerate(track(batches, f"{role} {epoch + 1}/{epochs}", steps, "batch")):
                 terms = step(batch, (epoch * steps + index) / (epochs * steps))
                 loss = torch.stack(list(terms.values())).sum()

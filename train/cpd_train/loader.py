@@ -117,20 +117,32 @@ class ClipLoader:
     def evaluate(self) -> Iterator[Batch]:
         """Every clip once, in order, in its fixed view."""
         views = evaluation_views(self.clips, self.labels, self.spec)
-        return self._load(batches(views, self.batch_size, drop_last=False), keep=False)
+        return self._load((group, False) for group in batches(views, self.batch_size, drop_last=False))
 
     def train(self, augment: Augment, seed: int, epoch: int, repeat: int = 0, mixup: float = 0.0) -> Iterator[Batch]:
         """One random view of every clip, in random order; a last batch that is not full is left out.
 
         Args: see ``training_views``.
         """
-        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat, mixup)
-        groups = batches(views, self.batch_size, drop_last=len(views) >= self.batch_size)
-        # the first epoch fills the cache with clips, which are worth more: every view is made of them
-        return self._load(groups, keep=repeat > 0 and epoch > 0 and self._stream is None)
+        return self._load(self._groups(augment, seed, epoch, repeat, mixup))
 
-    def _load(self, groups: Iterable[list[View]], keep: bool) -> Iterator[Batch]:
-        for batch in _ahead((self._run(views, keep) for views in groups), AHEAD):
+    def train_all(self, augment: Augment, seed: int, epochs: int, repeat: int, mixup: float) -> Iterator[Batch]:
+        """``train`` of all epochs in one: the first batches of the next are made while the one before is judged."""
+        return self._load(
+            group for epoch in range(epochs) for group in self._groups(augment, seed, epoch, repeat, mixup)
+        )
+
+    def _groups(
+        self, augment: Augment, seed: int, epoch: int, repeat: int, mixup: float
+    ) -> Iterator[tuple[list[View], bool]]:
+        """The views of each batch of an epoch, and whether they are kept."""
+        views = training_views(self.clips, self.labels, self.spec, augment, seed, epoch, repeat, mixup)
+        # the first epoch fills the cache with clips, which are worth more: every view is made of them
+        keep = repeat > 0 and epoch > 0 and self._stream is None
+        return ((group, keep) for group in batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
+
+    def _load(self, groups: Iterable[tuple[list[View], bool]]) -> Iterator[Batch]:
+        for batch in _ahead((self._run(views, keep) for views, keep in groups), AHEAD):
             if self._stream is not None:  # no later batch is given this memory while the model still reads it
                 for tensor in (batch.frames, batch.labels):
                     tensor.record_stream(torch.cuda.current_stream(self.device))

@@ -17,6 +17,8 @@ from cpd.container import NVDEC_LIBRARY
 CODECS = {"mpeg4": 2, "h264": 4, "mjpeg": 5, "hevc": 8, "vp8": 9, "vp9": 10, "av1": 11, "libdav1d": 11}
 """FFmpeg's name, of those ``fn.decoders.video`` of DALI 2.4 gives to NVDEC -> cudaVideoCodec."""
 CHROMA_420 = 1
+STEP = 2
+"""Of the sizes that NVDEC puts out (ulTargetWidth); of odd ones DALI 2.4 takes the colours from the wrong rows."""
 
 
 class _Caps(ctypes.Structure):
@@ -49,10 +51,13 @@ class Range:
     largest: tuple[int, int]
     macroblocks: int
     """Most blocks of 16 x 16 pixels in a frame."""
+    step: int = 1
+    """Height and width are multiples of it."""
 
     def holds(self, height: int, width: int) -> bool:
         return (
-            self.smallest[0] <= height <= self.largest[0]
+            height % self.step == width % self.step == 0
+            and self.smallest[0] <= height <= self.largest[0]
             and self.smallest[1] <= width <= self.largest[1]
             and height * width // 256 <= self.macroblocks
         )
@@ -70,6 +75,6 @@ def readable(device: torch.device) -> dict[str, Range]:
         caps = _Caps(codec=codec, chroma=CHROMA_420)
         if library.cuvidGetDecoderCaps(ctypes.byref(caps)) == 0 and caps.supported:
             found[name] = Range(
-                (caps.min_height, caps.min_width), (caps.max_height, caps.max_width), caps.max_macroblocks
+                (caps.min_height, caps.min_width), (caps.max_height, caps.max_width), caps.max_macroblocks, STEP
             )
     return found

@@ -66,6 +66,36 @@ tell({"name": "third", "values": {"ms": 2.5}})
     }
 
 
+def test_a_crash_loses_the_row_it_happened_in_though_earlier_ones_are_told_later(run: ModuleType) -> None:
+    script = """
+tell({"begun": "second"})
+tell({"begun": "third"})
+if "third" not in skip: sys.exit("an illegal memory access")
+tell({"name": "second", "values": {"ms": 2.5}})
+"""
+    assert part(run, script) == {
+        "first": {"values": {"ms": 1.5}},
+        "second": {"values": {"ms": 2.5}},
+        "third": {"not_run": "its process ended with status 1: an illegal memory access"},
+    }
+
+
+def test_an_error_that_costs_the_gpus_context_ends_the_process(module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    rows = module("rows").Rows(told := io.StringIO())
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    rows.measure("first", fails)
+    monkeypatch.setattr(torch.cuda, "synchronize", fails)
+    with pytest.raises(SystemExit, match="an illegal memory access"):
+        rows.measure("second", fails)
+    assert [json.loads(line) for line in told.getvalue().splitlines()] == [
+        {"begun": "first"}, {"name": "first", "not_run": "CUDA error: an illegal memory access"}, {"begun": "second"}
+    ]  # fmt: skip
+
+
 def test_a_part_that_hangs_keeps_what_it_has_told_and_is_ended_with_its_children(
     run: ModuleType, tmp_path: Path
 ) -> None:
@@ -214,7 +244,7 @@ def test_engines_run_one_after_the_other_and_lose_their_own_row_alone(
     (tmp_path / "student.int8.onnx").touch()
     setup, told = rows.Setup("cuda", True, tmp_path, 600.0), io.StringIO()
     engines.run("student", setup, rows.Rows(told, skip=["last int8"]))
-    found = {row["name"]: row for row in map(json.loads, told.getvalue().splitlines())}
+    found = {row["name"]: row for row in map(json.loads, told.getvalue().splitlines()) if "name" in row}
     assert list(found) == [name for name in engines.names(setup) if name != "last int8"]
     for name, row in found.items():
         if name.startswith("crashes"):
@@ -235,7 +265,7 @@ def test_a_student_that_cannot_be_compiled_loses_its_row_alone(module, tmp_path:
     steps, rows, told = module("steps"), module("rows"), io.StringIO()
     setup = rows.Setup("cpu", True, tmp_path, 600.0)
     steps.run(setup, rows.Rows(told, skip=["CE"]))
-    found = {row.pop("name"): row for row in map(json.loads, told.getvalue().splitlines())}
+    found = {row.pop("name"): row for row in map(json.loads, told.getvalue().splitlines()) if "name" in row}
     assert list(found) == [name for name in steps.names(setup) if name != "CE"]
     assert found.pop("method, compiled student") == {"not_run": "no C++ compiler"}
     assert all("values" in row for row in found.values())

@@ -15,7 +15,7 @@ from cpd_train.fit import Step, choose_device, fit, room_for
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift
-from cpd_train.nvdec import Range, _Caps
+from cpd_train.nvdec import Range, _Caps, readable
 from cpd_train.prepare import run as prepare
 
 CLIP = ClipSpec(frames=4, resize=24, crop=(24, 24))
@@ -81,6 +81,19 @@ def test_a_clip_is_given_to_nvdec_if_it_takes_its_size(height, width, held):
     assert Range((144, 144), (4096, 8192), 4000 * 8192 // 256).holds(height, width) == held
 
 
+@pytest.mark.parametrize(("height", "width", "held"), [(240, 426, True), (240, 427, False), (241, 426, False)])
+def test_a_clip_of_odd_size_is_not_given_to_nvdec(monkeypatch, height, width, held):
+    class Driver:
+        @staticmethod
+        def cuvidGetDecoderCaps(asked):  # noqa: N802
+            caps = asked._obj
+            caps.supported, caps.max_width, caps.max_height, caps.max_macroblocks = 1, 8192, 8192, 1 << 18
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver)
+    assert readable(CPU)["vp9"].holds(height, width) == held
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_shift_keeps_channels_last_and_moves_the_same(causal):
     x = torch.randn(8, 16, 5, 3)
@@ -124,11 +137,14 @@ CANNOT = "Can't allocate 6220800 bytes on device 0"
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB."),
          "CUDA out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+         "CUBLAS_STATUS_ALLOC_FAILED"),
+        (RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), "CUFFT_ALLOC_FAILED"),
         (RuntimeError(IN_DALI.format("CUDA allocation failed")), "CUDA allocation failed"),
         (RuntimeError(IN_DALI.format(f"{CANNOT}.")), CANNOT),
         (MemoryError(f"{CANNOT}."), CANNOT),
     ],
-    ids=["torch", "DALI's CUDA", "DALI's pool", "outside of an operator"],
+    ids=["torch", "cuBLAS", "cuFFT", "DALI's CUDA", "DALI's pool", "outside of an operator"],
 )  # fmt: skip
 def test_a_gpu_that_is_full_names_the_setting_to_lower(tmp_path, error, told):
     config = Pipeline.model_validate(
