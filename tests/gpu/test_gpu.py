@@ -97,6 +97,17 @@ def test_the_server_reads_with_nvdec_what_it_reads_with_the_cpu(
 
 
 @pytest.mark.usefixtures("nvdec")
+def test_a_clip_that_is_kept_is_not_decoded_again(write_video: Callable[..., Path]) -> None:
+    clip = clip_of(write_video(ramp(24), "libx264"))
+    loader = ClipLoader([clip], ["a"], SPEC, 1, CUDA, cache_bytes=1 << 30)
+    (first,) = loader.evaluate()
+    np.testing.assert_array_equal(first.frames.cpu().numpy(), loaded(clip, CUDA))
+    clip.path.unlink()
+    (again,) = loader.evaluate()
+    assert torch.equal(first.frames, again.frames)
+
+
+@pytest.mark.usefixtures("nvdec")
 @pytest.mark.filterwarnings("default")  # the profiler has some of its own
 def test_decoded_frames_do_not_pass_through_the_host(write_video: Callable[..., Path], tmp_path: Path) -> None:
     clip = clip_of(write_video(ramp(24), "libx264"))

@@ -14,7 +14,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Augment
 from cpd.errors import VideoError
 from cpd.video import read_clip, read_frames
-from cpd_train.loader import ClipLoader
+from cpd_train.loader import DECODED_BYTES, ClipLoader
 from cpd_train.prepare import audit
 from cpd_train.splits import Found
 
@@ -94,10 +94,10 @@ def test_large_frames_are_held_a_few_clips_at_a_time(clips, monkeypatch):
         return piece(self, views, size)
 
     monkeypatch.setattr(ClipLoader, "_piece", noted)
-    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 2 * 4 * 36 * 48 * 3)
+    monkeypatch.setitem(DECODED_BYTES, "cpu", 2 * 4 * 36 * 48 * 3)
     np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
     assert pieces == [[0, 1], [2, 3], [4, 5]]
-    monkeypatch.setattr("cpd_train.loader.DECODED_BYTES", 1)
+    monkeypatch.setitem(DECODED_BYTES, "cpu", 1)
     np.testing.assert_array_equal(all_frames(loader_of(clips).evaluate()), at_once)
 
 

@@ -44,8 +44,8 @@ CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
 MIDDLE_GREY = 127
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
-DECODED_BYTES = 1 << 29
-"""Of frames at their own size that the machine's memory holds at once, unless one clip alone takes more."""
+DECODED_BYTES = {"cpu": 1 << 29, "cuda": 1 << 31}
+"""Of frames at their own size that are held at once, where they are decoded, unless one clip alone takes more."""
 
 Frames = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -179,7 +179,7 @@ class ClipLoader:
         alike: dict[tuple[int, tuple[int, int]], list[View]] = defaultdict(list)
         for view in views:
             clip = self.clips[view.row]
-            if view.row in self._cache or self._decoded_on_gpu(view.row):
+            if view.row in self._cache:
                 continue
             indices = candidate_indices(clip, self.spec)
             size = len(indices) * view.size[0] * view.size[1] * 3
@@ -189,8 +189,9 @@ class ClipLoader:
             alike[len(indices), view.size].append(whole)
             self._cache_left -= size
         for (_, shape), wholes in alike.items():
-            for whole, frames in zip(wholes, self._through_graph(wholes, shape).cpu().numpy(), strict=True):
-                self._cache[whole.row] = (whole.indices, frames)
+            with torch.cuda.stream(self._stream):
+                kept = self._through_graph(wholes, shape).cpu().numpy()
+            self._cache |= {whole.row: (whole.indices, frames) for whole, frames in zip(wholes, kept, strict=True)}
 
     def reads(self, row: int) -> bool:
         """Whether DALI's own decoder reads a clip on the loader's device."""
@@ -209,10 +210,6 @@ class ClipLoader:
             pixels_read = self._stream is None or stream.codec_context.pix_fmt in CHROMA_420
             return container.format.name in CONTAINERS and pixels_read
 
-    def _decoded_on_gpu(self, row: int) -> bool:
-        """Whether a clip's frames are never in the machine's own memory."""
-        return self._stream is not None and self.reads(row)
-
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
         pieces = [self._piece(piece, size) for piece in self._pieces(views)]
         if len(pieces) == 1:
@@ -226,14 +223,14 @@ class ClipLoader:
     def _pieces(self, views: list[View]) -> Iterator[list[View]]:
         """The views in their order, as many together as ``DECODED_BYTES`` allows."""
         piece: list[View] = []
-        left = DECODED_BYTES
+        left = most = DECODED_BYTES[self.device.type]
         for view in views:
             clip = self.clips[view.row]
             height, width = view.size if view.row in self._cache else (clip.height, clip.width)
-            needed = 0 if self._decoded_on_gpu(view.row) else len(view.indices) * height * width * 3
+            needed = len(view.indices) * height * width * 3
             if piece and needed > left:
                 yield piece
-                piece, left = [], DECODED_BYTES
+                piece, left = [], most
             piece.append(view)
             left -= needed
         yield piece
