@@ -41,6 +41,8 @@ CONTAINERS = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 """FFmpeg's names of the formats that DALI is given; its own FFmpeg reads fewer than PyAV's, of FLV no VP9."""
 CHROMA_420 = frozenset({"yuv420p", "yuvj420p"})
 """FFmpeg's names of the 8-bit formats that NVDEC is asked for."""
+PROGRESSIVE = 1
+"""FFmpeg's AV_FIELD_PROGRESSIVE; 0 is unknown, and of all others NVDEC may give the fields one by one."""
 MIDDLE_GREY = 127
 AHEAD = 2
 """Batches made while the model works on an earlier one."""
@@ -201,14 +203,8 @@ class ClipLoader:
             fits = sizes is not None and sizes.holds(clip.height, clip.width) and clip.path.is_file()
             upright = clip.rotation == 0 and not clip.mirrored
             plain = fits and upright and clip.plain and clip.bit_depth == 8
-            self._native[row] = plain and self._is_read(clip.path)
+            self._native[row] = plain and header_fits(clip.path, self.device)
         return self._native[row]
-
-    def _is_read(self, path: Path) -> bool:
-        """By the header: the codec alone tells neither the container nor 4:2:0 from what NVDEC may not read."""
-        with open_file(path) as (container, stream):
-            pixels_read = self._stream is None or stream.codec_context.pix_fmt in CHROMA_420
-            return container.format.name in CONTAINERS and pixels_read
 
     def _through_graph(self, views: list[View], size: tuple[int, int]) -> Tensor:
         pieces = [self._piece(piece, size) for piece in self._pieces(views)]
@@ -294,6 +290,14 @@ def blended(values: Tensor, shares: Tensor) -> Tensor:
 
 _NO_BYTES = np.zeros(1, dtype=np.uint8)
 _NO_FRAMES = np.zeros((1, 0, 0, 3), dtype=np.uint8)
+
+
+def header_fits(path: Path, device: torch.device) -> bool:
+    """Whether DALI is given a file: its codec tells neither the container nor, for NVDEC, the chroma and the fields."""
+    with open_file(path) as (container, stream):
+        context = stream.codec_context
+        by_nvdec = context.pix_fmt in CHROMA_420 and context.field_order <= PROGRESSIVE
+        return container.format.name in CONTAINERS and (device.type != "cuda" or by_nvdec)
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import ctypes
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from cpd_train.common import on_device
 from cpd_train.cuda import Utilisation, arithmetic, driver_obstacle, networks_in, scaler_of
 from cpd_train.distill import Collaboration
 from cpd_train.fit import Step, choose_device, fit, room_for
-from cpd_train.loader import Batch, ClipLoader
+from cpd_train.loader import Batch, ClipLoader, header_fits
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift
 from cpd_train.nvdec import Range, _Caps, readable
@@ -92,6 +93,20 @@ def test_a_clip_of_odd_size_is_not_given_to_nvdec(monkeypatch, height, width, he
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver)
     assert readable(CPU)["vp9"].holds(height, width) == held
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "options", "given"),
+    [
+        ("libx264", "", {}, True),
+        ("libx264", "clip.flv", {}, False),
+        ("libx264", "", {"x264-params": "interlaced=1"}, False),
+        ("mjpeg", "", {}, True),
+    ],
+)
+def test_a_clip_is_given_to_nvdec_by_its_header(write_video, codec, name, options, given):
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    assert header_fits(write_video(frames, codec, name, options=options), torch.device("cuda")) == given
 
 
 @pytest.mark.parametrize("causal", [False, True])
