@@ -64,7 +64,7 @@ def main() -> None:
     Try it:
       cpd-pipeline validate pipeline.yaml
       cpd-pipeline run pipeline.yaml
-      cpd-pipeline run pipeline.yaml --set distill.spectrum.weight=20
+      cpd-pipeline run pipeline.yaml --set distill.spectrum.weight=0.1
 
     \b
     Exit codes: 0 done and every gate passed, 1 failed, 2 wrong usage or configuration,

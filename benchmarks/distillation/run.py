@@ -20,7 +20,7 @@ from results import Result, latest, read, search_table, together
 from trainings import ALL, SEARCH_SEED, LeaveOut, Runs, recorded, runs_of
 
 from cpd.cli import Commands
-from cpd.errors import CpdError
+from cpd.errors import CpdError, install
 
 pipeline_argument = click.argument("pipeline", type=click.Path(path_type=Path))
 pipelines_argument = click.argument("pipelines", type=click.Path(path_type=Path), nargs=-1, required=True)
@@ -163,7 +163,7 @@ def plots(
     try:
         from plots import of_networks, of_results, save
     except ModuleNotFoundError as error:
-        raise CpdError(f"{error.name} is not installed", "pip install 'cpd[plots]'") from error
+        raise CpdError(f"{error.name} is not installed", install("plots")) from error
     runs = runs_of(pipeline, overrides, leave_out)
     results = all_of(runs.config.name, others)
     save(of_results(results, read(recorded(searched or runs.config.name)), method), output)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cpd.errors import install
+
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "distillation"
 PEOPLE = ("ann", "bob/2", "cy", "dee", "eve", "flo")
 PIPELINE = """\
@@ -155,3 +157,10 @@ def test_what_cannot_be_compared_is_refused_in_one_line(compare, own, tmp_path):
         assert code in (1, 2), (arguments, lines)
         (line,) = [line for line in lines if line.startswith("error: ")]
         assert why in line
+
+
+def test_what_plots_need_is_not_looked_for_by_a_name_on_a_package_index(compare, own, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, lines = compare("plots", own, "--output", tmp_path)
+    assert (code, lines) == (1, [f"error: matplotlib is not installed ({install('plots')})"])

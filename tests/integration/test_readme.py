@@ -165,9 +165,18 @@ def test_a_worked_example_is_accepted(path: Path) -> None:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text())
-    absent = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    targets = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)", path.read_text()) if "://" not in link]
+    absent = [target for target, _, _ in targets if not (path.parent / target).exists()]
     assert not absent
+    places = [(path.parent / target if target else path, anchor) for target, _, anchor in targets if anchor]
+    absent = [f"{page.name}#{anchor}" for page, anchor in places if anchor not in anchors(page)]
+    assert not absent
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings: lower case, without punctuation, and a hyphen for each space."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_images_install_as_ci_does() -> None:

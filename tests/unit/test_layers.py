@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grimp
@@ -67,6 +68,13 @@ def test_the_contracts_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_shared_language_is_all_that_starts_no_room() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (named,) = [one["source_modules"] for one in contracts if one["name"] == "the shared language needs no framework"]
+    modules = {f"cpd.{path.stem}" for path in (ROOT / "cpd").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(named) == modules - {"cpd.__init__", "cpd.__pycache__", "cpd.cli", "cpd.stages"}
 
 
 def test_export_knows_the_models_and_nothing_else_of_training() -> None:
