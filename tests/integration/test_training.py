@@ -444,6 +444,18 @@ def test_a_student_that_cannot_learn_from_its_teacher_is_refused_before_the_teac
     assert not (tmp_path / "teacher").exists()
 
 
+@pytest.mark.parametrize(("model", "width"), [("tsm-tiny", 8), ("tsm-resnet18", 16), ("tsn-mobilenetv2", 16)])
+def test_pictures_whose_gradient_a_cpu_lacks_in_bf16_are_refused(taught, model, width):
+    def built(precision, crop):
+        config = config_of(precision=precision, clip={"resize": 24, "crop": (20, crop)}, student={"model": model})
+        return Setting.of(config, taught).model(config.student)
+
+    with pytest.raises(TrainingError, match=r"one pixel wide.*\(use precision: fp32, or a wider clip.crop\)"):
+        built("bf16", width)
+    built("bf16", width + 1)
+    built("fp32", width)
+
+
 def test_a_rehearsal_draws_nothing_that_training_would_miss(taught):
     setting = Setting.of(config_of(), taught)
     before = torch.get_rng_state()

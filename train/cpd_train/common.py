@@ -12,10 +12,13 @@ from torch import nn
 from cpd.clip import ClipSpec
 from cpd.config import Model, Pipeline
 from cpd.dataset import Split, read_clips
+from cpd.errors import TrainingError
+from cpd_train.cuda import arithmetic
 from cpd_train.fit import choose_device
 from cpd_train.loader import ClipLoader
 from cpd_train.models import ModelSpec, VideoClassifier, build_model, load_pretrained
 from cpd_train.sources import check_flip_labels
+from cpd_train.terms import stage_shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,18 @@ class Setting:
         return ClipLoader(clips, self.labels, self.clip, batch_size, self.device, cache_bytes)
 
     def model(self, section: Model) -> VideoClassifier:
-        """A model of a section of pipeline.yaml on the run's device, with its checkpoint's weights if it names one."""
+        """A model of a section of pipeline.yaml on the run's device, with its checkpoint's weights if it names one.
+
+        Raises:
+            TrainingError: the checkpoint does not fit, or the model cannot be trained in ``precision``.
+        """
         model = build_model(ModelSpec.of(section), len(self.labels), self.clip)
         if section.checkpoint is not None:
             load_pretrained(model, section.checkpoint, self.labels, as_it_is=section.epochs == 0)
-        return on_device(model, self.device)
+        model = on_device(model, self.device)
+        if section.epochs and self.device.type == "cpu":
+            _check_width(model, arithmetic(self.device, self.config.precision))
+        return model
 
 
 def on_device(model: VideoClassifier, device: torch.device) -> VideoClassifier:
@@ -70,6 +80,18 @@ def on_device(model: VideoClassifier, device: torch.device) -> VideoClassifier:
     layout = torch.channels_last if works else torch.preserve_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack memory_format
     return model
+
+
+def _check_width(model: VideoClassifier, dtype: torch.dtype) -> None:
+    """In bf16 on CPUs, torch 2.13 (oneDNN) takes the kernels' gradient of a strided convolution of pictures that are a
+    single pixel wide from memory that nobody wrote to. The last stage has such a convolution in all networks."""
+    grids, _ = stage_shapes(model)
+    if dtype == torch.bfloat16 and grids[-2][1] == 1:
+        raise TrainingError(
+            f"the last stage of {model.spec.model} sees pictures one pixel wide, of which torch has no gradient in "
+            "bf16 on a CPU",
+            "use precision: fp32, or a wider clip.crop",
+        )
 
 
 def _writes_out_of_bounds(module: nn.Module) -> bool:
