@@ -81,6 +81,12 @@ def test_motion_of_a_single_frame_is_calibrated_in_silence(calibrator: str) -> N
     quantise_as(graph, patterns(8, seed=1)[:, :1], Choice(calibrator, 8))
 
 
+def test_a_single_clip_is_calibrated_without_percentiles() -> None:
+    """The mean of its squares is a single value, around which float32 has no room for the bins of a histogram."""
+    found = quantise(export_graph(classifier(SPEC), 18), CLIPS["half black, half white"], patterns(4, seed=2), 10**8)
+    assert {trial.choice.calibrator for trial in found.trials} == {"minmax", "entropy"}
+
+
 def test_onnxruntime_adds_within_its_convolutions(model: VideoClassifier, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
