@@ -15,6 +15,7 @@ import contextlib
 import io
 import itertools
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,8 @@ def quantise(graph: onnx.ModelProto, calibration: Frames, held_out: Frames, flop
             except ValueError as error:  # of a histogram: clips so alike leave it no room between their means
                 if "Too many bins" not in str(error):
                     raise
+                left_out = f"{choice.calibrator} of {choice.weight_bits} bits"
+                warnings.warn(f"int8 does without {left_out}: {error}", stacklevel=2)
         best = min(trials, key=_harm)
         layers = _sensitivity(source, best.choice, held_out, want, flops)
         for count in range(1, int(len(layers) * FLOAT_LAYERS_MAX) + 1):
