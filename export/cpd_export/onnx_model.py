@@ -18,7 +18,7 @@ from cpd_export.decoders import decoder_proofs
 from cpd_export.files import STREAM, ExportedFile, onnx_path
 from cpd_export.graph import opset_of, with_manifest
 from cpd_export.inputs import true_labels
-from cpd_export.proofs import BATCH, Outputs, accuracy, failures, faithfulness, parity, read_batch
+from cpd_export.proofs import BATCH, Outputs, accuracy, advice, failures, faithfulness, parity, read_batch
 from cpd_export.session import OnnxSession
 from cpd_export.stream import export_stream, prove_stream
 from cpd_export.support import support, valid
@@ -64,7 +64,7 @@ def prove(
     proofs.append(valid(model.graph))
     broken = failures(proofs)
     if broken and model.precision == "fp32":
-        raise ExportError(f"{model.path}: {broken}")
+        raise ExportError(f"{model.path}: {broken}", advice(outputs[model.role].logits, model.role))
     if model.precision == "fp32":
         proofs += decoder_proofs(run_dir / f"{model.role}/test_logits.npz", clips, outputs[model.role].logits)
     proofs += support(model.graph)

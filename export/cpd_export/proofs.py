@@ -19,6 +19,8 @@ from cpd.video import read_clip
 
 BATCH = 16
 LOGIT_LIMIT = 1e-4
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Of a logit, relative: what two orders of the same float32 sums are seen to differ by."""
 AGREEMENT_MIN = {"fp16": 0.995}
 """Fraction of test clips on which a reduced precision must name fp32's class; int8 is held to its accuracy instead."""
 TOP1_LOST_MAX = 0.01
@@ -151,6 +153,17 @@ def parity(source: Outputs, exported: Outputs) -> list[Proof]:
         at_most("torch = onnxruntime, frames in reverse", largest(source.reversed, exported.reversed), LOGIT_LIMIT),
         at_least("same top-1 as torch", same, 1.0),
     ]
+
+
+def advice(logits: Logits, role: str) -> str:
+    """What to do where logits are so large that float32 cannot hold them to the limit of parity; else empty."""
+    reach = float(np.abs(logits).max())
+    if reach * ROUNDING <= LOGIT_LIMIT:
+        return ""
+    return (
+        f"its logits reach {reach:.2g}, which float32 does not hold to {LOGIT_LIMIT:.0e}: training went astray; "
+        f"lower {role}.learning_rate"
+    )
 
 
 def faithfulness(fp32: Outputs, reduced: Outputs, labels: NDArray[np.int64], precision: str) -> list[Proof]:

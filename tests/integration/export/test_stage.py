@@ -168,6 +168,19 @@ def test_a_graph_that_differs_replaces_nothing(
     assert {path.read_bytes() for path in (run_dir / "export").iterdir()} == {b"the last good one"}
 
 
+def test_a_student_that_went_astray_says_what_to_lower(
+    make_run: MakeRun, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_dir = make_run(tmp_path)
+    path = run_dir / "student/student.safetensors"
+    student = read_checkpoint(path)
+    with torch.no_grad():
+        student.model.backbone.get_parameter("fc.weight").mul_(1e6)
+    write_checkpoint(path, student.model, "student", LABELS, student.data_sha256, epoch=1, top1=0.5)
+    with pytest.raises(ExportError, match=r"its logits reach .*e\+0\d.*lower student\.learning_rate"):
+        stage.run(make_config(precisions=["fp32"]), run_dir)
+
+
 def test_a_causal_student_runs_frame_by_frame(exported: Path) -> None:
     (file,) = json.loads((exported / "export/export.json").read_text())["streams"]
     assert [proof["status"] for proof in file["proofs"] if "frame by frame" in proof["name"]] == ["pass"]
