@@ -3,6 +3,7 @@
     python benchmarks/latency/run.py calibrate               the true slowdowns of the engines, 3 minutes
     python benchmarks/latency/run.py record --budget-s 600   goes on where it stopped, until 500 checks are recorded
     python benchmarks/latency/run.py score                   table.md and operating-curve.svg, from the recorded samples
+    python benchmarks/latency/run.py simulate                rounds to a verdict where the noise is known, in seconds
 
 Everything is kept in results/: every timed call of every check, so that other rules can be scored on the same samples.
 """
@@ -143,15 +144,25 @@ def record(results: Path, budget_s: float) -> None:
 def score(results: Path) -> None:
     """Score cpd-bench and other rules on the recorded samples."""
     # Here, as the processes of each check import this file again, and scipy takes longer than all else.
-    from score import Recorded, asked, operating_curve, table
+    from score import Recorded, asked, operating_curve, rounds_told, table
 
     checks = [Recorded.of(json.loads(line)) for line in whole_lines(results / SAMPLES)[0]]
     if not checks:
         raise click.ClickException(f"no checks in {results / SAMPLES}: run record first")
-    lines = [f"{len(checks)} of {sum(CHECKS.values())} checks recorded", "", *asked(checks), "", *table(checks)]
+    lines = [f"{len(checks)} of {sum(CHECKS.values())} checks recorded", "", *asked(checks), "", *table(checks), ""]
+    lines += rounds_told(checks)
     (results / "table.md").write_text("\n".join(lines) + "\n")
     (results / "operating-curve.svg").write_text(operating_curve(checks))
     click.echo("\n".join(lines))
+
+
+@main.command()
+@click.option("--seed", default=0, show_default=True)
+def simulate(seed: int) -> None:
+    """How many rounds a verdict takes where the noise of a round is known; measures nothing."""
+    from score import simulated
+
+    click.echo("\n".join(simulated(seed)))
 
 
 def samples(measured: Rounds) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +110,80 @@ def table(checks: Sequence[Recorded]) -> Iterator[str]:
             failed = {percent: verdicts(rule, timed, percent, between_jobs) for percent in percents}
             where = ", old from the check before" if between_jobs else ""
             yield f"| {name}{where} | " + " | ".join(share(failed[percent]) for percent in percents) + " |"
+
+
+def rounds_told(checks: Sequence[Recorded]) -> Iterator[str]:
+    """Markdown: what a round of an engine against itself is made of, whose true log-ratio is 0."""
+    rounds = [each for check in checks if check.percent == 0 for each in check.rounds]
+    if len(rounds) < 2:
+        return
+    halves = np.asarray([[log_ratio(half, 50) for half in halved(each)] for each in rounds])
+    whole = [from_call_to_return(each) for each in rounds]
+    called, worked = (
+        np.concatenate([c.ravel() for e in side for c in (e.new_s, e.baseline_s)]) for side in (whole, rounds)
+    )
+    ratios = {
+        "calls from call to return": [log_ratio(each, 50) for each in whole],
+        "without their waiting for a core": [log_ratio(replace(each, waited_s=None), 50) for each in rounds],
+        "of calls that kept their core, as judged": [log_ratio(each, 50) for each in rounds],
+    }
+    needed = [len(check.rounds) for check in checks]
+    yield f"| {len(rounds)} rounds of an engine against itself | |"
+    yield "|---|--:|"
+    yield f"| correlation of a round's first and second half | {np.corrcoef(halves.T)[0, 1]:.2f} |"
+    for name, values in ratios.items():
+        yield f"| standard deviation of a round, {name} | {np.std(values):.1%} |"
+    yield f"| calls that lost their core | {np.mean(called > worked):.1%} |"
+    yield f"| 95th percentile of a call, ms, from call to return | {1e3 * np.percentile(called, 95):.2f} |"
+    yield f"| … without waiting for a core | {1e3 * np.percentile(worked, 95):.2f} |"
+    median, high, most = np.percentile(needed, (50, 90, 100))
+    yield f"| rounds of a check, of any engine: median, 90th percentile, most | {median:.0f}, {high:.0f}, {most:.0f} |"
+
+
+def halved(timed: Timed) -> Iterator[Timed]:
+    """The first and the last turns of a round."""
+    for turns in np.array_split(np.arange(len(timed.new_s)), 2):
+        yield replace(
+            timed,
+            new_s=timed.new_s[turns],
+            baseline_s=timed.baseline_s[turns],
+            waited_s=None if timed.waited_s is None else timed.waited_s[:, turns],
+        )
+
+
+def from_call_to_return(timed: Timed) -> Timed:
+    """With the waiting for a core that was left out."""
+    new_s, old_s = timed.waited_s if timed.waited_s is not None else (0.0, 0.0)
+    return replace(timed, new_s=timed.new_s + new_s, baseline_s=timed.baseline_s + old_s, waited_s=None)
+
+
+NOISES: dict[str, Callable[[np.random.Generator, tuple[int, int]], Calls]] = {
+    "normal, standard deviation 1 %": lambda random, shape: random.normal(0, 0.01, shape),
+    "normal, 3 %": lambda random, shape: random.normal(0, 0.03, shape),
+    "Student's t with 2 degrees of freedom, scale 1.5 %": lambda random, shape: 0.015 * random.standard_t(2, shape),
+    "normal, 2 %, and 30 % in one round of ten": lambda random, shape: random.normal(
+        0, np.where(random.random(shape) < 0.1, 0.3, 0.02)
+    ),
+}
+SEQUENCES, MOST_ROUNDS = 250, 400
+
+
+def simulated(seed: int = 0) -> Iterator[str]:
+    """Markdown: median and 90th percentile of the rounds to a verdict, of rounds with noise that is known."""
+    random = np.random.default_rng(seed)
+    yield "| noise of a round | true 0 % | true +3 % | true +7 % |"
+    yield "|---|--:|--:|--:|"
+    limit = np.log1p(LIMIT_FRACTION)
+    for name, noise in NOISES.items():
+        cells = []
+        for slowdown in (0, 0.03, 0.07):
+            excess = np.log1p(slowdown) - limit + noise(random, (SEQUENCES, MOST_ROUNDS))
+            ends = [[rounds_to(side, 0.01) or MOST_ROUNDS + 1 for side in (each, -each)] for each in excess]
+            needed = np.min(ends, axis=1)
+            undecided = np.sum(needed > MOST_ROUNDS)
+            median, high = np.percentile(needed, (50, 90))
+            cells.append(f"{median:.0f} / {high:.0f}" + (f" ({undecided} undecided)" if undecided else ""))
+        yield f"| {name} | " + " | ".join(cells) + " |"
 
 
 def verdicts(

@@ -12,14 +12,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
 
 from cpd.cli import run as run_command
+from cpd.config import Data, Pipeline, Rendered
+from cpd.config.section import Section
 from cpd.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +155,34 @@ def test_settings_are_accepted(text: str, tmp_path: Path) -> None:
     path = tmp_path / "pipeline.yaml"
     path.write_text(text + "".join(f"{key}: {value}\n" for key, value in others.items()))
     load_config(path)
+
+
+def test_the_guide_names_every_key_and_these_defaults(tmp_path: Path) -> None:
+    shown: dict[str, object] = {}
+    for text in settings("guide.md"):
+        for section, value in yaml.safe_load(text).items():
+            before = shown.get(section)
+            shown[section] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    path = tmp_path / "pipeline.yaml"
+    named = {key: shown[key] for key in ("clip", "distill", "export")}
+    path.write_text(yaml.safe_dump({**named, "name": "demo", "data": {"rendered": {}}, "teacher": {}, "student": {}}))
+    config, default = load_config(path), Pipeline(name="demo", data=Data(rendered=Rendered()), teacher={}, student={})
+    assert (config.clip, config.distill, config.export) == (default.clip, default.distill, default.export)
+    data = {key: value for key, value in shown["data"].items() if key.endswith(("fraction", "gb", "validation"))}
+    assert data == {key: getattr(default.data, key) for key in data}
+    assert shown["data"]["rendered"] == Rendered().model_dump()
+    guide = PAGES["guide.md"]
+    unnamed = [key for section in sections(Pipeline) for key in section if not re.search(rf"\b{key}\b", guide)]
+    assert not unnamed
+
+
+def sections(section: type[Section]) -> Iterator[list[str]]:
+    """The keys of a section of pipeline.yaml, and of those in it."""
+    yield [field.alias or name for name, field in section.model_fields.items()]
+    for field in section.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from sections(inner)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.name)
