@@ -1,7 +1,8 @@
 # Two images: train runs the whole pipeline, serve labels clips and has no torch. Each installs as the Makefile does.
 #
 #   docker build --target train -t cpd-train .
-#   docker run --rm --gpus all -v "$PWD/runs:/app/runs" cpd-train run pipeline.yaml --device cuda
+#   mkdir -p runs
+#   docker run --rm --gpus all --user "$(id -u)" -v "$PWD/runs:/app/runs" cpd-train run pipeline.yaml --device cuda
 #
 #   docker build --target serve -t cpd-serve .
 #   docker run --rm -v "$PWD:/work" -w /work cpd-serve --engine student.onnx --video clip.mp4
