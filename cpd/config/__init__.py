@@ -53,7 +53,7 @@ class Pipeline(Section):
         "auto",
         description="Arithmetic of the networks in training: auto is bf16 on a GPU (fp16, its losses scaled, on one "
         "older than compute capability 8.0, which has no bf16) and fp32 on a CPU; fastest is bf16 on a CPU too if it "
-        "has instructions for it (AVX512-BF16, AMX), which nearly halves a large teacher's time.",
+        "has instructions for it (AVX512-BF16, AMX), which is faster for large networks.",
     )
     data: Data
     clip: ClipSection = Field(ClipSection(), description="What both models see of a video.")

@@ -2,7 +2,7 @@
 
 A clip of few frames gives Python's lock away and takes it back some sixty times, so that threads wait for each other
 much of the time (figures: benchmarks/serve/RESULTS.md). Forked processes share the model's memory and start at once.
-Short clips are shown to the model together, which takes a third of the time that one after another would.
+Short clips are shown to the model together, which is faster than one after another.
 """
 
 from __future__ import annotations

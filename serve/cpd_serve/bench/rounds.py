@@ -120,8 +120,7 @@ def log_ratio(timed: Timed, percentile: float) -> float:
 
     For the median these are two pairs of turns, so that a machine which changes its speed meanwhile moves both sides
     of a ratio. Of these, calls that lost their core count only where there are no others: when they go on, the caches
-    are cold, and they took a tenth longer. Tails and means are of all calls, as longer calls lose their core more
-    often.
+    are cold. Tails and means are of all calls, as longer calls lose their core more often.
     """
     turns, runs = timed.new_s.shape
     groups = max(1, turns * runs // max(runs, runs_for(percentile)))
