@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from cpd.threads import usable_cpus
 from cpd.versions import installed
+from cpd_serve.bench.counters import read
 
 PACKAGES = (
     "cpd", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-dali-cuda130",
@@ -29,14 +31,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor's own name; its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def cpu_name(system: Path = Path("/")) -> str:
+    """The processor's own name, or its board's: Arm boards name themselves, and not their cores.
+
+    Its architecture where the system tells neither; ``system`` is where /proc is.
+    """
+    names = re.findall(r"^model name\s*: *(.+)$", read(system / "proc/cpuinfo"), re.MULTILINE)
+    board = read(system / "proc/device-tree/model").strip("\0")
+    return names[0] if names else board or platform.processor() or platform.machine()
 
 
 def gpu_and_driver() -> tuple[str | None, str | None]:
