@@ -10,7 +10,8 @@ import torch
 
 from cpd.dataset import Clip, read_clips
 from cpd.errors import DataError, ExportError
-from cpd_export.proofs import Frames, Logits, Predict
+from cpd.metrics import Logits
+from cpd_export.proofs import Frames, Predict
 from cpd_train.models import Checkpoint, read_checkpoint
 
 ROLES = ("teacher", "student")

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
 from cpd.dataset import Clip, evenly
-from cpd.metrics import Interval, PerClip, agreement, top_k_correct, wilson_interval
+from cpd.metrics import Z_95, Interval, Logits, PerClip, agreement, top_k_correct, wilson_interval
 from cpd.progress import track
+from cpd.verdict import Status
 from cpd.video import read_clip
 
 BATCH = 16
@@ -22,14 +23,11 @@ LOGIT_LIMIT = 1e-4
 AGREEMENT_MIN = {"fp16": 0.995}
 """Fraction of test clips on which a reduced precision must name fp32's class; int8 is held to its accuracy instead."""
 TOP1_LOST_MAX = 0.01
-Z_95 = 1.959963984540054
 SIGNIFICANCE = 0.025
 """Of the one-sided test that fails a share, which is the side of a 95 % interval."""
 
 Frames = NDArray[np.uint8]
-Logits = NDArray[np.float32]
 Predict = Callable[[Frames], Logits]
-Status = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)

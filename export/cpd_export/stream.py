@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpd.errors import ExportError
+from cpd.metrics import Logits
 from cpd_export.graph import Signature, clean, export_quietly
-from cpd_export.proofs import LOGIT_LIMIT, Frames, Logits, Proof, at_most, largest
+from cpd_export.proofs import LOGIT_LIMIT, Frames, Proof, at_most, largest
 from cpd_export.session import OnnxSession
 from cpd_export.timing import in_turns, percentiles_ms
 from cpd_train.models import VideoClassifier

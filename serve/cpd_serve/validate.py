@@ -31,8 +31,9 @@ from cpd.metrics import (
     top_k_correct,
     wilson_interval,
 )
+from cpd.verdict import verdict
 from cpd_serve.environment import environment
-from cpd_serve.gates import Gate, exact_gate, latency_gate, split_gate, verdict
+from cpd_serve.gates import Gate, exact_gate, latency_gate, split_gate
 from cpd_serve.latency import Samples, summarise
 from cpd_serve.measuring import Engine, open_engine, percentile_interval_ms, run_on_clips, speedup, time_in_turns
 from cpd_serve.twin import difference_fault
@@ -83,7 +84,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
         **{role: describe_model(role, engines, reference) for role, reference in references.items()},
         "engines": [describe_engine(engine, engines, references, run_dir) for engine in engines],
         "gates": [gate.to_dict() for gate in gates],
-        "verdict": verdict(gates),
+        "verdict": verdict(gate.status for gate in gates),
         "environment": environment(),
     }
     (run_dir / "validate").mkdir(exist_ok=True)

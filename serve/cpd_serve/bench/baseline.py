@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineMismatchError
 from cpd.lock import atomic, content_sha256
-from cpd_serve.bench.check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start, verdict_of
+from cpd.verdict import verdict
+from cpd_serve.bench.check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start
 from cpd_serve.bench.decision import Decision, decide, rounds_needed
 from cpd_serve.bench.machine import HOW, machine
 from cpd_serve.bench.rounds import Rounds, run_rounds, runs_for
@@ -40,7 +41,6 @@ SAME_MACHINE_MARGIN = 0.02
 """Log-ratio by which two sittings on one machine may differ."""
 OTHER_MACHINE_MARGIN = 0.15
 """The same between machines. Both are allowances, not measurements."""
-RECORD_ROUNDS = 60
 RECORD_STARTS = 12
 
 
@@ -152,7 +152,7 @@ def check_recorded(
     elapsed_s = time.perf_counter() - start_s
     judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
     return Check(
-        verdict=verdict_of(judged),
+        verdict=verdict(each.decision.status for each in judged),
         judged=judged,
         new=facts(new, opened, measured.rounds, 0),
         baseline=baseline.engine,

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import CpdError
-from cpd_serve.bench.decision import Decision, Status, decide, rounds_needed
+from cpd.verdict import Status, verdict
+from cpd_serve.bench.decision import Decision, decide, rounds_needed
 from cpd_serve.bench.rounds import (
     ENERGY_TURN_S,
     Rounds,
@@ -149,7 +150,7 @@ def check(new: Engine, baseline: Engine, plan: Plan, progress: Callable[[Rounds]
     elapsed_s = time.perf_counter() - start_s
     judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
     return Check(
-        verdict=verdict_of(judged),
+        verdict=verdict(each.decision.status for each in judged),
         judged=judged,
         new=facts(new, measured.opened["new"], measured.rounds, 0),
         baseline=facts(baseline, measured.opened["baseline"], measured.rounds, 1),
@@ -229,12 +230,6 @@ def why_undecided(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, 
         f"after {decision.rounds} rounds in {elapsed_s:.0f} s the change lies between {low} and {high}, "
         f"on both sides of {gate.limit_fraction:+.1%}" + (busy if measured.waiting_fraction > 0.1 else "")
     )
-
-
-def verdict_of(judged: Sequence[Judged]) -> Status:
-    """Fail if a gate failed; else undecided if one is; else pass."""
-    statuses = {each.decision.status for each in judged}
-    return "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
 
 
 def facts(engine: Engine, opened: Opened, rounds: Sequence[Timed], side: Literal[0, 1]) -> Facts:
