@@ -211,8 +211,8 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
         runners: dict[int, Runner] = {}
         for side in coin.permutation(2).tolist():
             engine = (new, baseline)[side]
-            runner = runners[side] = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
-            calls[side] = _call_of(runner, engine)
+            runners[side] = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
+            calls[side] = _call_of(runners[side], engine)
         open_s = time.perf_counter() - start_s
         # the fastest of the last, as others may have interrupted some
         call_s = max(float(np.min(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
@@ -227,9 +227,9 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
         for turn in range(turns):
             probes_s[turn] = _probe()
             for side in coin.permutation(2).tolist():
-                before_j = energy_j(runner.provider)
+                before_j = energy_j(runners[side].provider)
                 took_s[side, turn], waited_s[side, turn] = time_and_waiting(calls[side], turn_runs, waited_ns)
-                after_j = energy_j(runner.provider)
+                after_j = energy_j(runners[side].provider)
                 if before_j is not None and after_j is not None:
                     energies[side].append((after_j - before_j) / (turn_runs + 1))
         wall_s, waiting_round_s = time.perf_counter() - start_s, waiting_s() - waiting_before_s
