@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineMismatchError
 from cpd.lock import atomic, content_sha256
-from cpd.verdict import verdict
-from cpd_serve.bench.check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start
+from cpd_serve.bench.check import Check, Facts, Gate, Plan, concluded, facts, statistic, told_start
 from cpd_serve.bench.decision import Decision, decide, rounds_needed
 from cpd_serve.bench.machine import HOW, machine
 from cpd_serve.bench.rounds import Rounds, run_rounds, runs_for
@@ -146,21 +145,8 @@ def check_recorded(
     )
     decisions = {gate: judge(gate, measured) for gate in plan.of_rounds}
     decisions |= judge_recorded_starts(new, baseline, plan, margin)
-    for gate in plan.gates:
-        if gate.metric == "size":
-            decisions[gate] = exact(new.path.stat().st_size / baseline.engine.size_bytes, gate.limit_fraction)
-    elapsed_s = time.perf_counter() - start_s
-    judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
-    return Check(
-        verdict=verdict(each.decision.status for each in judged),
-        judged=judged,
-        new=facts(new, opened, measured.rounds, 0),
-        baseline=baseline.engine,
-        plan=plan,
-        margin=margin,
-        measured=measured,
-        elapsed_s=elapsed_s,
-    )
+    ours = facts(new, opened, measured.rounds, 0)
+    return concluded(decisions, ours, baseline.engine, plan, measured, time.perf_counter() - start_s, margin)
 
 
 def judge_recorded_starts(new: Engine, baseline: Baseline, plan: Plan, margin: float) -> dict[Gate, Decision]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -144,20 +144,27 @@ def check(new: Engine, baseline: Engine, plan: Plan, progress: Callable[[Rounds]
     )
     decisions = {gate: judge_round(gate, measured) for gate in plan.of_rounds}
     decisions |= judge_starts(new, baseline, plan, start_s + plan.max_s)
-    for gate in plan.gates:
-        if gate.metric == "size":
-            decisions[gate] = exact(new.path.stat().st_size / baseline.path.stat().st_size, gate.limit_fraction)
-    elapsed_s = time.perf_counter() - start_s
-    judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
+    ours = facts(new, measured.opened["new"], measured.rounds, 0)
+    theirs = facts(baseline, measured.opened["baseline"], measured.rounds, 1)
+    return concluded(decisions, ours, theirs, plan, measured, time.perf_counter() - start_s)
+
+
+def concluded(
+    decisions: Mapping[Gate, Decision],
+    new: Facts,
+    baseline: Facts,
+    plan: Plan,
+    measured: Rounds,
+    elapsed_s: float,
+    margin: float = 0.0,
+) -> Check:
+    """The outcome, once every gate is decided but those on the size, which need no measuring; see ``Check``."""
+    sizes = new.size_bytes / baseline.size_bytes
+    exactly = {gate: exact(sizes, gate.limit_fraction) for gate in plan.gates if gate.metric == "size"}
+    decided = {**decisions, **exactly}
+    judged = [judged_gate(gate, decided[gate], measured, plan, elapsed_s) for gate in plan.gates]
     return Check(
-        verdict=verdict(each.decision.status for each in judged),
-        judged=judged,
-        new=facts(new, measured.opened["new"], measured.rounds, 0),
-        baseline=facts(baseline, measured.opened["baseline"], measured.rounds, 1),
-        plan=plan,
-        margin=0.0,
-        measured=measured,
-        elapsed_s=elapsed_s,
+        verdict(each.decision.status for each in judged), judged, new, baseline, plan, margin, measured, elapsed_s
     )
 
 

@@ -21,7 +21,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +97,12 @@ class Worker:
         self._connection, self._theirs = self._context.Pipe()
         self._process: SpawnProcess | None = None
 
-    def ask(self, what: str, *arguments: Any) -> None:
-        """Sends a command; ``answer`` waits for what comes back."""
+    def call(self, what: str, *arguments: Any) -> Any:
+        """What a command of ``_serve`` gives.
+
+        Raises:
+            CpdError: what the command raised, or the process died.
+        """
         if self._process is None:
             process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
             with _interrupts_ignored():
@@ -107,26 +111,13 @@ class Worker:
             self._theirs.close()
         try:
             self._connection.send((what, *arguments))
-        except OSError:
-            self._died()
-
-    def answer(self) -> Any:
-        """What the last command gave.
-
-        Raises:
-            CpdError: what the command raised, or the process died.
-        """
-        try:
             result = self._connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._died()
+        except (EOFError, OSError):
+            self._process.join(timeout=5)
+            raise EngineError(f"the process that ran the engine ended with code {self._process.exitcode}") from None
         if isinstance(result, BaseException):
             raise result
         return result
-
-    def call(self, what: str, *arguments: Any) -> Any:
-        self.ask(what, *arguments)
-        return self.answer()
 
     def close(self) -> None:
         self._connection.close()
@@ -135,11 +126,6 @@ class Worker:
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()
-
-    def _died(self) -> NoReturn:
-        assert self._process is not None
-        self._process.join(timeout=5)
-        raise EngineError(f"the process that ran the engine ended with code {self._process.exitcode}") from None
 
 
 @contextmanager
