@@ -156,7 +156,6 @@ def score(results: Path) -> None:
 
 def samples(measured: Rounds) -> dict[str, Any]:
     """Every call, in tenths of a microsecond: (rounds, turns, runs) of both engines, and the waiting left out."""
-
     return {
         "new_100ns": [in_100ns(each.new_s) for each in measured.rounds],
         "baseline_100ns": [in_100ns(each.baseline_s) for each in measured.rounds],

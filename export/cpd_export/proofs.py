@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
 
 def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
     """(len(clips), *spec.shape) uint8 of these clips, as the server reads them."""
-    return np.stack([read_clip(Path(clip.path), spec) for clip in clips])
+    return np.stack([read_clip(clip.path, spec) for clip in clips])
 
 
 def parity(source: Outputs, exported: Outputs) -> list[Proof]:

@@ -21,8 +21,6 @@ from cpd_serve.runner import Frames, Logits, Runner
 DECODE_PARTS = ("open", "decode", "resize")
 """What a latency calls decode, in one number: everything that turns a file into frames."""
 PARTS = (*DECODE_PARTS, "infer", "post")
-
-
 MAX_PARTS = 300
 """A timeline has at most so many parts; those of a longer video are longer."""
 BATCH_CLIPS = 8

@@ -196,15 +196,12 @@ def validated(engines: list[Engine], kind: tuple[str, str, str]) -> Engine | Non
 def describe_model(role: str, engines: list[Engine], reference: Reference) -> dict[str, Any]:
     """A model as torch measured it."""
     manifest = next((e.runner.manifest for e in engines if e.runner and e.file["role"] == role), None)
-    right = top_k_correct(reference.logits, reference.labels)
     return {
         "model": manifest.model if manifest else None,
         "parameters": manifest.parameters if manifest else None,
         "flops": manifest.flops if manifest else None,
-        "top1": float(right.mean()),
-        "top5": float(top_k_correct(reference.logits, reference.labels, 5).mean()),
-        "top1_interval": wilson_interval(right),
-        "clips": len(right),
+        **accuracy(reference.logits, reference.labels),
+        "clips": len(reference.labels),
     }
 
 
@@ -229,12 +226,9 @@ def describe_engine(
     if engine.logits is None or engine.samples_s is None:
         return values
     torch, teacher = references[role], references["teacher"]
-    right = top_k_correct(engine.logits, torch.labels)
     slow = validated(engines, ("teacher", runtime, "fp32"))
     return values | {
-        "top1": float(right.mean()),
-        "top5": float(top_k_correct(engine.logits, torch.labels, 5).mean()),
-        "top1_interval": wilson_interval(right),
+        **accuracy(engine.logits, torch.labels),
         "agreement_with_teacher": float(agreement(engine.logits, teacher.logits).mean()),
         "kl_from_teacher": float(kl_divergence(teacher.logits, engine.logits).mean()),
         "max_abs_logit_difference": float(np.abs(engine.logits - torch.logits).max()),
@@ -242,6 +236,16 @@ def describe_engine(
         "speedup_over_teacher": speedup(slow.samples_s, engine.samples_s)[0]
         if slow and slow.samples_s is not None
         else None,
+    }
+
+
+def accuracy(logits: Logits, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """top1 and top5 as fractions, and the 95 % interval of top1."""
+    right = top_k_correct(logits, labels)
+    return {
+        "top1": float(right.mean()),
+        "top5": float(top_k_correct(logits, labels, 5).mean()),
+        "top1_interval": wilson_interval(right),
     }
 
 
