@@ -68,10 +68,12 @@ class Answer:
 
     @property
     def decode_ms(self) -> float:
+        """Of ``DECODE_PARTS``: from a file to frames."""
         return sum(self.spent_ms[part] for part in DECODE_PARTS)
 
     @property
     def total_ms(self) -> float:
+        """Of all ``PARTS``."""
         return sum(self.spent_ms.values())
 
     def to_dict(self, runner: Runner, explain: bool = False) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Memory:
 
     @property
     def has_room(self) -> bool:
+        """Whether an answer may still be kept."""
         return self._room_bytes > 0
 
     def get(self, view: tuple[int, int], keys: Sequence[Key]) -> dict[Key, list[Tensor]] | None:
@@ -95,6 +96,7 @@ class Memory:
         return parts if len(parts) == len(keys) else None
 
     def put(self, view: tuple[int, int], parts: Mapping[Key, list[Tensor]]) -> None:
+        """Keeps what fits of an answer, and nothing in place of what is kept already."""
         for key, tensors in parts.items():
             if (view, key) not in self._kept:
                 size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)

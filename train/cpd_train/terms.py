@@ -34,10 +34,12 @@ class Scene:
 
     @cached_property
     def theirs(self) -> Answer:
+        """The teacher's answer, for which it is asked at the first use."""
         return self.ask()
 
     @cached_property
     def our_maps(self) -> list[Tensor]:
+        """Attention maps of each stage, (batch, frames, height, width) float."""
         return [attention_maps(stage) for stage in self.ours.stages]
 
     @property
@@ -53,6 +55,7 @@ class Scene:
 
     @cached_property
     def our_adapted(self) -> list[Tensor]:
+        """Each stage in the teacher's channels, (batch, frames, channels, height, width) float."""
         return [
             adapter(stage.float().flatten(0, 1)).reshape(*stage.shape[:2], -1, *stage.shape[3:])
             for adapter, stage in zip(self.fixed.adapters, self.ours.stages, strict=True)

@@ -206,6 +206,7 @@ def start_alone(engine: Engine) -> Opened:
 
 
 def start_values(opened: Opened) -> dict[str, float]:
+    """One of a baseline's ``starts``."""
     return {
         "cold_start_s": opened.cold_start_s,
         "first_inference_s": opened.first_inference_s,

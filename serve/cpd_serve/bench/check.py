@@ -60,14 +60,17 @@ class Plan:
 
     @property
     def of_rounds(self) -> list[Gate]:
+        """Those that rounds decide."""
         return [gate for gate in self.gates if gate.metric not in STARTS and gate.metric != "size"]
 
     @property
     def of_starts(self) -> list[Gate]:
+        """Those that fresh processes decide."""
         return [gate for gate in self.gates if gate.metric in STARTS]
 
     @property
     def turn_s(self) -> float:
+        """How long a turn lasts at least."""
         return ENERGY_TURN_S if any(gate.metric == "energy" for gate in self.gates) else 0.0
 
 

@@ -120,6 +120,7 @@ class Worker:
         return result
 
     def close(self) -> None:
+        """Ends the process, which has a second to end by itself."""
         self._connection.close()
         if self._process is not None:
             self._process.join(timeout=1)
