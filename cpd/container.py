@@ -38,7 +38,6 @@ TEXTS = frozenset({"adf", "bin", "cdg", "idf", "tty", "xbin"})
 MAX_PIXELS = 1 << 26
 """Of a frame as it is decoded: larger ones would take hundreds of MB each."""
 
-
 Decoder = Literal["cpu", "nvdec"]
 """What decodes: FFmpeg on the CPU, or through FFmpeg an NVIDIA GPU. The frames of both come to the host's memory."""
 NVDEC_LIBRARY = "libnvcuvid.so.1"

@@ -7,6 +7,7 @@ half-written outputs never count, and an attempt stopped before it replaced anyt
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -152,7 +153,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """A neighbour of ``path`` to write into; it takes the place of ``path``, safe on disk, if the block ends well.
 
     Each writer has a draft of its own, so the last of several wins. Those that killed ones left are taken away.
+
+    Raises:
+        OSError: it cannot be written, or is a folder.
     """
+    if not path.name:  # as . and / have none: no neighbour of theirs can be named
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     for left in path.parent.glob(f".{glob.escape(path.stem)}.*draft{glob.escape(path.suffix)}"):
         with suppress(FileNotFoundError):  # another writer was first
             if time.time() - left.stat().st_mtime > DRAFT_LIFE_S:

@@ -22,6 +22,8 @@ SEAL = "sha256"
 """Key of the digest of everything else in the JSON."""
 ONNX_NAME = re.compile(r"[^/\\:\0]+\.onnx")
 """A file name in the same folder, on any system."""
+NEXT = "next_"
+"""In a streaming graph, prefix of the output that is given to the input of the same name with the following frame."""
 DAY_MS = 86_400_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
 """A digest in hexadecimal."""

@@ -17,6 +17,7 @@ import cpd
 from cpd.errors import CpdError
 from cpd.interruption import check
 from cpd.lock import OTHER_FOLDER, Cause, Digest, Lock, hold, stat_digest
+from cpd.versions import installed
 
 if TYPE_CHECKING:
     from cpd.config import Pipeline
@@ -138,7 +139,7 @@ def _cause(stage: Stage, config: Pipeline, lock: Lock) -> Cause:
     sources = list(stage.sources(config))
     if sources:
         files["the source clips"] = stat_digest(sources)
-    versions = {"cpd": cpd.__version__, **{package: _version(package) for package in stage.packages}}
+    versions = {"cpd": cpd.__version__, **dict.fromkeys(stage.packages, "not installed"), **installed(stage.packages)}
     return Cause(settings, versions, dict(stage.machine(config)), files)
 
 
@@ -157,15 +158,6 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
-
-
-def _version(package: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @contextmanager

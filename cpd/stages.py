@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from cpd.errors import CpdError, DataError
 from cpd.pipeline import Stage, Status, run_stages, status_of
+from cpd.verdict import EXIT_CODES
 
 if TYPE_CHECKING:
     from cpd.config import Data, Model, Pipeline
     from cpd_train.splits import Found
-
-EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
-"""By the verdict of a run."""
 
 SHOWN_CLASSES = 20
 LIST_SUFFIXES = (".csv", ".json", ".txt")

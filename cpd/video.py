@@ -3,7 +3,7 @@
 Training's audit, the server and validation read videos through it, so they agree on which frames a video has:
 those the decoder gives before the first damage, in the order they are shown.
 
-Frames become RGB of their size in ``cpd.scaler``.
+What becomes of one frame is in ``cpd.frame``.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec, shown_s, window_indices
 from cpd.container import Clock, Decoder, frames_of, open_file, packets_of, reason, undecoded
 from cpd.errors import VideoError
+from cpd.frame import fit, is_mirrored, rotation_of, shown_size, upright
 from cpd.packets import STEP_BACK_S, PacketIndex, decode_at
 from cpd.scaler import Scaler
 from cpd.stopwatch import Stopwatch
-
-MAX_RESIZED_PIXELS = 1 << 26
-"""A frame so elongated that resizing it makes more pixels than this is refused: it would take hundreds of MB."""
 
 Frames = NDArray[np.uint8]
 Choose = Callable[[NDArray[np.float64]], NDArray[np.int64]]
@@ -70,18 +67,19 @@ def probe(path: Path, decoder: Decoder = "cpu") -> VideoInfo:
         try:
             for frame in frames_of(container, stream):
                 first = first or frame
-                looks.add((frame.height, frame.width, _rotation(frame), _mirrored(frame)))
+                looks.add((frame.height, frame.width, rotation_of(frame), is_mirrored(frame)))
                 times.append(clock.time_s(frame))
         except (av.FFmpegError, MemoryError) as error:
             damage = reason(error)
         if first is None:
             raise undecoded(str(path), decoder, damage)
-        rotation = _rotation(first)
-        height, width = (first.width, first.height) if rotation in (90, 270) else (first.height, first.width)
+        height, width = shown_size(first)
         depth = max(component.bits for component in first.format.components)
         codec = stream.codec_context.name
         plain = len(looks) == 1 and stream.frames in (0, len(times))
-    return VideoInfo(codec, height, width, rotation, depth, _ascending(times), damage, _mirrored(first), plain)
+    return VideoInfo(
+        codec, height, width, rotation_of(first), depth, _ascending(times), damage, is_mirrored(first), plain
+    )
 
 
 def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
@@ -94,9 +92,7 @@ def read_frames(path: Path, indices: NDArray[np.int64]) -> Frames:
         VideoError: the video has no frame at one of the indices.
     """
     scaler = Scaler()
-    return _frames_at(
-        path, indices, lambda frame: _upright(scaler.rgb(frame, frame.width, frame.height), frame), Stopwatch()
-    )
+    return _frames_at(path, indices, lambda frame: upright(frame, scaler, *shown_size(frame)), Stopwatch())
 
 
 def read_middles(path: Path, indices: NDArray[np.int64], spec: ClipSpec) -> Frames:
@@ -207,29 +203,6 @@ def duration_s(path: Path) -> float:
     return shown_s(probe(path).times_s if index is None else index.times_s)
 
 
-def fit(frame: VideoFrame, spec: ClipSpec, scaler: Scaler, seen: tuple[int, int] | None = None) -> Frames:
-    """(*spec.crop, 3) uint8 RGB of one decoded frame: rotated, resized and cropped by ``spec``.
-
-    Args:
-        frame: as the decoder gives it.
-        spec: the model's input contract.
-        scaler: kept from frame to frame of one video.
-        seen: (height, width) of a larger part to give, with the crop in its middle.
-
-    Raises:
-        VideoError: the frame is too elongated to be resized to the model's short side.
-    """
-    sideways = _rotation(frame) in (90, 270)
-    height, width = spec.resized_size(*((frame.width, frame.height) if sideways else (frame.height, frame.width)))
-    if height * width > MAX_RESIZED_PIXELS:
-        raise VideoError(f"a frame of {frame.width}x{frame.height} pixels is too elongated for this model")
-    size = {"width": height, "height": width} if sideways else {"width": width, "height": height}
-    seen = seen or spec.crop
-    top, left = np.subtract(spec.crop_corner(height, width), spec.crop_corner(*seen))
-    upright = _upright(scaler.rgb(frame, **size), frame)
-    return upright[top : top + seen[0], left : left + seen[1]]
-
-
 def _frames_of_packets(
     path: Path, choose: Choose, convert: Callable[[VideoFrame], Frames], watch: Stopwatch, decoder: Decoder
 ) -> Frames | None:
@@ -286,34 +259,3 @@ def _ascending(times: list[float]) -> NDArray[np.float64]:
     for last in np.flatnonzero(steps_s < -STEP_BACK_S):
         times_s[last + 1 :] += np.median(steps_s) - steps_s[last]
     return np.sort(times_s)
-
-
-def _upright(pixels: Frames, frame: VideoFrame) -> Frames:
-    """The pixels of a frame, mirrored and rotated for display."""
-    return np.rot90(np.flipud(pixels) if _mirrored(frame) else pixels, _rotation(frame) // 90)
-
-
-def _mirrored(frame: VideoFrame) -> bool:
-    """Whether a frame's display matrix, of which the rotation is where it takes the x axis, also mirrors the y axis."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False
-    values = np.frombuffer(matrix, np.int32, 5)  # type: ignore[call-overload]  # PyAV does not say that it is a buffer
-    a, b, _, c, d = values.tolist()
-    return bool(a * d - b * c < 0)
-
-
-def _unknown(kind: type[Type], value: int) -> Type:
-    """A kind of side data that is new to PyAV, as the EXIF of a photo is: it would list none of a frame's."""
-    member = object.__new__(kind)
-    member._name_ = f"UNKNOWN_{value}"
-    member._value_ = value  # type: ignore[assignment]
-    return member
-
-
-Type._missing_ = classmethod(_unknown)  # type: ignore[assignment]
-
-
-def _rotation(frame: VideoFrame) -> int:
-    """Counter-clockwise degrees to turn a frame for display; angles that are no quarter turn are taken as none."""
-    return frame.rotation % 360 if frame.rotation % 90 == 0 else 0

@@ -46,6 +46,7 @@ class Result:
 
     @property
     def right(self) -> Right:
+        """``test_right`` unpacked."""
         return np.unpackbits(np.frombuffer(bytes.fromhex(self.test_right), np.uint8))[: self.test_clips].astype(bool)
 
     @property
@@ -58,14 +59,17 @@ class Result:
 
 
 def packed(right: Right) -> str:
+    """As ``Result.test_right`` holds it."""
     return np.packbits(right).tobytes().hex()
 
 
 def read(path: Path) -> list[Result]:
+    """The results of a file, in order; none where there is no file yet."""
     return [Result(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def append(path: Path, result: Result) -> None:
+    """Adds a result at the end of a file."""
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:  # one write, so that two programs may fill one file
         file.write(json.dumps(asdict(result)) + "\n")
@@ -204,6 +208,7 @@ def search_table(results: Sequence[Result], order: Sequence[str]) -> str:
 
 
 def written(gap: tuple[float, float, float] | None) -> str:
+    """A difference and its interval in points, as a table has it."""
     return "-" if gap is None else f"{100 * gap[0]:+.1f} ({100 * gap[1]:+.1f} to {100 * gap[2]:+.1f})"
 
 

@@ -24,7 +24,7 @@ from cpd_train.distill import Collaboration, aligned
 from cpd_train.fitted import CLIPS
 from cpd_train.loader import Batch
 from cpd_train.models import ModelSpec, VideoClassifier, build_model
-from cpd_train.start import fitted_to_teacher
+from cpd_train.start import corresponds, fitted_to_teacher
 
 CLIP = ClipSpec(frames=8, resize=(19, 38), crop=(16, 32), normalise="clip", colour="motion")
 LABELS, BATCH, CPU = 10, 32, torch.device("cpu")
@@ -89,7 +89,7 @@ def step_of(name: str, kept: bool, batch: Batch, precision: str) -> Callable[[],
     method = methods[name]
     weight = methods[method.weight_of or name].weights[0]
     settings = Distill.model_validate(method.section(weight) | {"cache_gb": 1.0 if kept else 0.0})
-    settings = aligned(settings, settings.parameters.start)
+    settings = aligned(settings, settings.parameters.start, corresponds(student, teacher))
     collaboration = Collaboration(student, teacher, settings, seed=0, precision=precision)
     optimiser = torch.optim.AdamW([*student.parameters(), *collaboration.learned])
 

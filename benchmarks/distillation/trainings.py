@@ -260,6 +260,7 @@ def curve(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def tested(logits: Path) -> dict[str, Any]:
+    """What a test_logits.npz says for a ``Result``."""
     with np.load(logits) as kept:
         right = kept["logits"].argmax(1) == kept["labels"]
     return {"test_right": packed(right), "test_clips": len(right)}

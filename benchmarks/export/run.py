@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from cpd_export.engine import BuildOptions
 from cpd_export.engine_file import make_engine
+from cpd_export.flavours import BuildOptions
 
 
 def main(run_dir: Path) -> None:

@@ -35,13 +35,13 @@ def clip_of(quick: bool) -> ClipSpec:
     return ClipSpec(frames=8, resize=36, crop=(32, 32)) if quick else ClipSpec(frames=8, resize=256, crop=(224, 224))
 
 
-def network(role: str, quick: bool, labels: int = len(LABELS)) -> VideoClassifier:
+def network(role: str, quick: bool) -> VideoClassifier:
     """A teacher or student with random weights."""
     if quick:
         spec = ModelSpec("tsm-tiny", width=8 if role == "teacher" else 4)
     else:
         spec = ModelSpec("tsm-resnet50" if role == "teacher" else "tsm-mobilenetv2")
-    return build_model(spec, labels, clip_of(quick))
+    return build_model(spec, len(LABELS), clip_of(quick))
 
 
 def moving(frames: int, height: int, width: int, seed: int) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cpd_export.gpu import first_gpu
-from cpd_serve.environment import environment
+from cpd_serve.environment import environment, gpu_and_driver
 
 Row = dict[str, Any]
 """part, name, and values or not_run."""
@@ -97,7 +97,7 @@ def machine(device: str, quick: bool, root: Path) -> dict[str, Any]:
         "quick": quick,
         "gpu": gpu.name if gpu else None,
         "compute_capability": gpu.capability if gpu else None,
-        "driver": first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": gpu_and_driver()[1],
         "commit": first_line("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"),
         "date": datetime.now(UTC).date().isoformat(),
         **{name: here[name] for name in ("cpu", "cpus", "system", "python", "packages")},

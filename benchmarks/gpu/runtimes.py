@@ -105,8 +105,8 @@ def engine_of(onnx: Path, flavour: str) -> Path:
     TensorRT for RTX is asked for this GPU whether it lists it or not. The lean runtime runs what tensorrt builds.
     """
     from cpd.manifest import Manifest, engine_manifest_path
-    from cpd_export.engine import CURRENT, BuildOptions
     from cpd_export.engine_file import make_engine
+    from cpd_export.flavours import CURRENT, BuildOptions
 
     home = onnx.parent / f"{flavour}-{onnx.stem}"
     home.mkdir(exist_ok=True)

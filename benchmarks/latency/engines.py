@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cpd.clip import ClipSpec
 from cpd.manifest import METADATA_KEY, Manifest
 from cpd.onnx_file import graph_sha256
+from cpd_serve.bench.baseline import REFERENCE
 
 LABELS = ("still", "left", "right", "up", "down", "grow", "shrink", "turn")
 CLIP = ClipSpec(frames=16, resize=32, crop=(32, 32))
@@ -82,4 +83,4 @@ def write_reference(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_reference(Path(__file__).parents[2] / "serve" / "cpd_serve" / "reference.onnx")
+    write_reference(REFERENCE)

@@ -42,6 +42,7 @@ PHASES = ((), (compute,), (compute, compute), (move_memory,), (burst,), (burst, 
 
 
 def main(seed: int) -> None:
+    """Runs phases until what started it has ended."""
     random = np.random.default_rng(seed)
     parent = os.getppid()
     with multiprocessing.Pool(2) as pool:

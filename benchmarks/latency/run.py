@@ -167,7 +167,6 @@ def simulate(seed: int) -> None:
 
 def samples(measured: Rounds) -> dict[str, Any]:
     """Every call, in tenths of a microsecond: (rounds, turns, runs) of both engines, and the waiting left out."""
-
     return {
         "new_100ns": [in_100ns(each.new_s) for each in measured.rounds],
         "baseline_100ns": [in_100ns(each.baseline_s) for each in measured.rounds],

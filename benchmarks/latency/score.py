@@ -220,12 +220,12 @@ def fails(excess: NDArray[np.float64]) -> bool:
     return failed is not None and (passed is None or failed < passed)
 
 
-def share(verdicts_: Sequence[bool]) -> str:
+def share(held: Sequence[bool]) -> str:
     """60.0 % (50 to 70)."""
-    if not verdicts_:
+    if not held:
         return "none"
-    interval = binomtest(sum(verdicts_), len(verdicts_)).proportion_ci(method="exact")
-    return f"{np.mean(verdicts_):.1%} ({interval.low:.1%} to {interval.high:.1%})"
+    interval = binomtest(sum(held), len(held)).proportion_ci(method="exact")
+    return f"{np.mean(held):.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#b7950b", "#7d3c98", "#616a6b")

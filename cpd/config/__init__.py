@@ -125,4 +125,5 @@ class Pipeline(Section):
 
     @property
     def run_dir(self) -> Path:
+        """The run folder, relative to the current folder."""
         return self.output or Path("runs") / self.name

@@ -117,6 +117,7 @@ class ClipSection(Section):
             )
 
     def spec(self) -> ClipSpec:
+        """The same as training, export and serving share it."""
         return ClipSpec(
             frames=self.frames,
             resize=self.resize,

@@ -16,8 +16,8 @@ import numpy as np
 
 from cpd.dataset import Clip, path_in
 from cpd.errors import DataError
-from cpd.metrics import agreement
-from cpd_export.proofs import Logits, Proof, at_most, largest, measured, share_at_least
+from cpd.metrics import Logits, agreement
+from cpd_export.proofs import Proof, at_most, largest, measured, share_at_least
 
 AGREEMENT_MIN = 0.99
 GREY_LEVELS_MAX = 1.0

@@ -14,8 +14,9 @@ from cpd.errors import EngineError, ExportError
 from cpd.lock import alone_in, atomic, content_sha256
 from cpd.manifest import EngineInfo, Manifest, engine_manifest_path
 from cpd.onnx_file import manifest_of, read_onnx
-from cpd_export.engine import BuildOptions, BuiltEngine, build_engine, choose_flavour, for_this_machine
+from cpd_export.engine import BuiltEngine, build_engine
 from cpd_export.files import write_file
+from cpd_export.flavours import BuildOptions, choose_flavour, for_this_machine
 
 Prove = Callable[[Path, Path], None]
 """Takes an engine and the ONNX file it was built from."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cpd.dataset import Clip, read_clips
 from cpd.errors import DataError, ExportError
-from cpd_export.proofs import Frames, Logits, Predict
+from cpd.metrics import Logits
+from cpd_export.proofs import Frames, Predict
 from cpd_train.models import Checkpoint, read_checkpoint
 
 ROLES = ("teacher", "student")
@@ -47,7 +48,7 @@ def test_clips(run_dir: Path, checkpoint: Checkpoint) -> list[Clip]:
     return clips
 
 
-def true_labels(clips: list[Clip], checkpoint: Checkpoint) -> np.ndarray[Any, np.dtype[np.int64]]:
+def true_labels(clips: list[Clip], checkpoint: Checkpoint) -> NDArray[np.int64]:
     """(clips,) class indices."""
     return np.array([checkpoint.labels.index(clip.label) for clip in clips])
 

@@ -35,10 +35,10 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from cpd.dataset import evenly
 from cpd.errors import ExportError, reason_of
-from cpd.metrics import agreement, kl_divergence
+from cpd.metrics import Logits, agreement, kl_divergence
 from cpd.progress import track
 from cpd_export.graph import opset_of, preprocessing, tidy
-from cpd_export.proofs import Frames, Logits
+from cpd_export.proofs import Frames
 from cpd_export.session import OnnxSession
 
 CALIBRATORS = {

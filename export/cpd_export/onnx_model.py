@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from cpd.dataset import Clip, evenly
 from cpd.errors import ExportError
 from cpd.lock import content_sha256
 from cpd.manifest import Manifest, Precision
+from cpd.versions import installed
 from cpd_export.decoders import decoder_proofs
 from cpd_export.files import STREAM, ExportedFile, onnx_path
 from cpd_export.graph import opset_of, with_manifest
@@ -26,6 +25,7 @@ from cpd_export.timing import Samples, percentiles_ms
 from cpd_train.models import Checkpoint
 
 PACKAGES = ("cpd", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+"""Those that make the files."""
 
 
 @dataclass(slots=True)
@@ -136,14 +136,5 @@ def describe(run_dir: Path, checkpoint: Checkpoint, graph: onnx.ModelProto) -> M
         data_sha256=checkpoint.data_sha256,
         parameters=checkpoint.parameters,
         flops=checkpoint.flops,
-        versions=installed_versions(),
+        versions=installed(PACKAGES),
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that make the files, as far as they are installed."""
-    versions = {}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions

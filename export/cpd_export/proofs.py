@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
 from cpd.dataset import Clip, evenly
-from cpd.metrics import Interval, PerClip, agreement, top_k_correct, wilson_interval
+from cpd.metrics import Z_95, Interval, Logits, PerClip, agreement, top_k_correct, wilson_interval
 from cpd.progress import track
+from cpd.verdict import Status
 from cpd.video import read_clip
 
 BATCH = 16
@@ -24,14 +24,11 @@ ROUNDING = 8 * float(np.finfo(np.float32).eps)
 AGREEMENT_MIN = {"fp16": 0.995}
 """Fraction of test clips on which a reduced precision must name fp32's class; int8 is held to its accuracy instead."""
 TOP1_LOST_MAX = 0.01
-Z_95 = 1.959963984540054
 SIGNIFICANCE = 0.025
 """Of the one-sided test that fails a share, which is the side of a 95 % interval."""
 
 Frames = NDArray[np.uint8]
-Logits = NDArray[np.float32]
 Predict = Callable[[Frames], Logits]
-Status = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ def without(clips: Sequence[Clip], others: Sequence[Clip]) -> list[Clip]:
 
 def read_batch(clips: Sequence[Clip], spec: ClipSpec) -> Frames:
     """(len(clips), *spec.shape) uint8 of these clips, as the server reads them."""
-    return np.stack([read_clip(Path(clip.path), spec) for clip in clips])
+    return np.stack([read_clip(clip.path, spec) for clip in clips])
 
 
 def parity(source: Outputs, exported: Outputs) -> list[Proof]:

@@ -13,9 +13,9 @@ from cpd.dataset import Clip, evenly, read_clips
 from cpd.errors import ExportError
 from cpd.manifest import engine_manifest_path
 from cpd.threads import threads_for
-from cpd_export.engine import BuildOptions, choose_flavour
 from cpd_export.engine_file import engine_of
 from cpd_export.files import ExportedFile, engine_path, replace_files
+from cpd_export.flavours import BuildOptions, choose_flavour
 from cpd_export.graph import export_graph
 from cpd_export.half import half_graph
 from cpd_export.inputs import ROLES, in_torch, read_checkpoints, test_clips

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cpd.errors import ExportError
+from cpd.manifest import NEXT
+from cpd.metrics import Logits
 from cpd_export.graph import Signature, clean, export_quietly
-from cpd_export.proofs import LOGIT_LIMIT, Frames, Logits, Proof, at_most, largest
+from cpd_export.proofs import LOGIT_LIMIT, Frames, Proof, at_most, largest
 from cpd_export.session import OnnxSession
 from cpd_export.timing import in_turns, percentiles_ms
 from cpd_train.models import VideoClassifier
@@ -28,8 +30,6 @@ from cpd_train.models.shift import Shift, shifted_channels
 
 FRAME_COST_MAX = 8 / 6
 """A frame may take this share of a clip's time, times the frames of a clip: a third more than its part of the work."""
-NEXT = "next_"
-"""Prefix of the output that is to be given to the input of the same name with the following frame."""
 
 
 @dataclass(frozen=True, slots=True)

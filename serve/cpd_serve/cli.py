@@ -12,7 +12,6 @@ from cpd_serve.options import POSITIVE, Amount, Command, check_engine, check_sou
 if TYPE_CHECKING:  # PyAV is imported when a video is opened
     from cpd.container import Decoder
 
-
 MAX_VIEWS = 1000
 OF_VIDEOS = ("top_k", "views", "part_s", "workers", "timeout_s", "explain")
 OF_STREAMS = ("window_s", "stride_s", "smoothing_s", "patience_s")

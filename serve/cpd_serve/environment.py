@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cpd.threads import usable_cpus
+from cpd.versions import installed
+from cpd_serve.bench.counters import read
 
 PACKAGES = (
     "cpd", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-dali-cuda130",
@@ -22,35 +24,29 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cpus": usable_cpus(),
-        "gpu": gpu_name(),
+        "gpu": gpu_and_driver()[0],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": installed(PACKAGES),
     }
 
 
-def cpu_name() -> str:
-    """The processor's own name; its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def cpu_name(system: Path = Path("/")) -> str:
+    """The processor's own name, or its board's: Arm boards name themselves, and not their cores.
+
+    Its architecture where the system tells neither; ``system`` is where /proc is.
+    """
+    names = re.findall(r"^model name\s*: *(.+)$", read(system / "proc/cpuinfo"), re.MULTILINE)
+    board = read(system / "proc/device-tree/model").strip("\0")
+    return names[0] if names else board or platform.processor() or platform.machine()
 
 
-def gpu_name() -> str | None:
-    """The first GPU's name as its driver tells it; None without a driver."""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+def gpu_and_driver() -> tuple[str | None, str | None]:
+    """The first GPU's name as its driver tells it, and the driver's version; None of both without a driver."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.partition("\n")[0].strip() or None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+        return None, None
+    name, _, driver = answer.stdout.partition("\n")[0].partition(", ")
+    return (name, driver) if name else (None, None)

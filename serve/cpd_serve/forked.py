@@ -125,6 +125,7 @@ class Worker:
         theirs.close()
 
     def tell(self, task: Task) -> None:
+        """Gives it one more video to label."""
         if not self.told:
             self._began_s = time.monotonic()
         self.told.append(task)
@@ -154,6 +155,7 @@ class Worker:
         return max(0.0, self._began_s + timeout_s - time.monotonic())
 
     def stop(self) -> None:
+        """Ends the process, whatever it is at."""
         self.stopped = True
         self.connection.close()
         self._process.kill()

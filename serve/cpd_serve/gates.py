@@ -1,4 +1,4 @@
-"""Whether the student is good enough: each gate of the pipeline.yaml, and the verdict of them all.
+"""Whether the student is good enough: each gate of the pipeline.yaml.
 
 What a gate rests on decides how it is judged (docs/adr/gates.md):
 
@@ -12,13 +12,11 @@ What a gate rests on decides how it is judged (docs/adr/gates.md):
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from cpd.metrics import Interval
-
-Status = Literal["pass", "fail", "inconclusive"]
+from cpd.verdict import Status
 
 FEW_CLIPS = 30
 """With fewer test clips one clip moves the accuracy by more than 3 points: too few to go by the value alone."""
@@ -81,9 +79,3 @@ def latency_gate(
     if status == "inconclusive":
         reason += "; the limit lies within the interval: raise validate.latency_runs, or measure on a quieter machine"
     return Gate(name, status, value, interval, limit, reason)
-
-
-def verdict(gates: Iterable[Gate]) -> Status:
-    """Fail where one fails, else inconclusive where one is, else pass."""
-    statuses = {gate.status for gate in gates}
-    return "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"

@@ -21,8 +21,6 @@ from cpd_serve.runner import Frames, Logits, Runner
 DECODE_PARTS = ("open", "decode", "resize")
 """What a latency calls decode, in one number: everything that turns a file into frames."""
 PARTS = (*DECODE_PARTS, "infer", "post")
-
-
 MAX_PARTS = 300
 """A timeline has at most so many parts; those of a longer video are longer."""
 BATCH_CLIPS = 8
@@ -70,10 +68,12 @@ class Answer:
 
     @property
     def decode_ms(self) -> float:
+        """Of ``DECODE_PARTS``: from a file to frames."""
         return sum(self.spent_ms[part] for part in DECODE_PARTS)
 
     @property
     def total_ms(self) -> float:
+        """Of all ``PARTS``."""
         return sum(self.spent_ms.values())
 
     def to_dict(self, runner: Runner, explain: bool = False) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from cpd.clip import ClipSpec
 from cpd.container import PLAYLISTS, Clock, Decoder, open_file, open_live, packets_of, reason, undecoded
 from cpd.errors import VideoError
+from cpd.frame import fit
 from cpd.packets import STEP_BACK_S
 from cpd.scaler import Scaler
 from cpd.stopwatch import Stopwatch
-from cpd.video import fit
 
 WAITING_FRAMES = 8
 """Frames of a stream that wait for the model. More would only be older when their turn comes."""

@@ -31,8 +31,9 @@ from cpd.metrics import (
     top_k_correct,
     wilson_interval,
 )
+from cpd.verdict import verdict
 from cpd_serve.environment import environment
-from cpd_serve.gates import Gate, exact_gate, latency_gate, split_gate, verdict
+from cpd_serve.gates import Gate, exact_gate, latency_gate, split_gate
 from cpd_serve.latency import Samples, summarise
 from cpd_serve.measuring import Engine, open_engine, percentile_interval_ms, run_on_clips, speedup, time_in_turns
 from cpd_serve.twin import difference_fault
@@ -83,7 +84,7 @@ def run(config: Pipeline, run_dir: Path) -> str:
         **{role: describe_model(role, engines, reference) for role, reference in references.items()},
         "engines": [describe_engine(engine, engines, references, run_dir) for engine in engines],
         "gates": [gate.to_dict() for gate in gates],
-        "verdict": verdict(gates),
+        "verdict": verdict(gate.status for gate in gates),
         "environment": environment(),
     }
     (run_dir / "validate").mkdir(exist_ok=True)
@@ -195,15 +196,12 @@ def validated(engines: list[Engine], kind: tuple[str, str, str]) -> Engine | Non
 def describe_model(role: str, engines: list[Engine], reference: Reference) -> dict[str, Any]:
     """A model as torch measured it."""
     manifest = next((e.runner.manifest for e in engines if e.runner and e.file["role"] == role), None)
-    right = top_k_correct(reference.logits, reference.labels)
     return {
         "model": manifest.model if manifest else None,
         "parameters": manifest.parameters if manifest else None,
         "flops": manifest.flops if manifest else None,
-        "top1": float(right.mean()),
-        "top5": float(top_k_correct(reference.logits, reference.labels, 5).mean()),
-        "top1_interval": wilson_interval(right),
-        "clips": len(right),
+        **accuracy(reference.logits, reference.labels),
+        "clips": len(reference.labels),
     }
 
 
@@ -228,12 +226,9 @@ def describe_engine(
     if engine.logits is None or engine.samples_s is None:
         return values
     torch, teacher = references[role], references["teacher"]
-    right = top_k_correct(engine.logits, torch.labels)
     slow = validated(engines, ("teacher", runtime, "fp32"))
     return values | {
-        "top1": float(right.mean()),
-        "top5": float(top_k_correct(engine.logits, torch.labels, 5).mean()),
-        "top1_interval": wilson_interval(right),
+        **accuracy(engine.logits, torch.labels),
         "agreement_with_teacher": float(agreement(engine.logits, teacher.logits).mean()),
         "kl_from_teacher": float(kl_divergence(teacher.logits, engine.logits).mean()),
         "max_abs_logit_difference": float(np.abs(engine.logits - torch.logits).max()),
@@ -241,6 +236,16 @@ def describe_engine(
         "speedup_over_teacher": speedup(slow.samples_s, engine.samples_s)[0]
         if slow and slow.samples_s is not None
         else None,
+    }
+
+
+def accuracy(logits: Logits, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """top1 and top5 as fractions, and the 95 % interval of top1."""
+    right = top_k_correct(logits, labels)
+    return {
+        "top1": float(right.mean()),
+        "top5": float(top_k_correct(logits, labels, 5).mean()),
+        "top1_interval": wilson_interval(right),
     }
 
 

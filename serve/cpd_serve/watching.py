@@ -153,8 +153,10 @@ def streaming_twin(path: Path) -> Path:
     Raises:
         EngineError: the one or the other cannot be read.
     """
+    if path.suffix != ".onnx" or path.name.endswith(TWIN):
+        return path
     twin = path.with_suffix(TWIN)
-    if path.suffix != ".onnx" or path.name.endswith(TWIN) or not all(map(os.path.isfile, (path, twin))):
+    if not all(map(os.path.isfile, (path, twin))):
         return path
     whole, other = read_onnx_manifest(path), read_onnx_manifest(twin)
     same = ("checkpoint_sha256", "precision", "labels", "clip")

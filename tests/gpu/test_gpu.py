@@ -16,8 +16,8 @@ from cpd.config import Distill
 from cpd.dataset import Clip
 from cpd.errors import CpdError
 from cpd.video import probe, read_windows
-from cpd_export.engine import CURRENT, FLAVOURS, BuildOptions
 from cpd_export.engine_file import make_engine
+from cpd_export.flavours import CURRENT, FLAVOURS, BuildOptions
 from cpd_export.gpu import first_gpu
 from cpd_serve.runner import Runner, open_runner
 from cpd_train.common import on_device

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from cpd.cli import STAGE, Commands, main
 from cpd.errors import ConfigError, DataError
 from cpd.lock import hold
-from cpd.stages import EXIT_CODES, STAGES
+from cpd.stages import STAGES
+from cpd.verdict import EXIT_CODES
 from cpd_serve.cuda_driver import driver_present
 
 MINIMAL = "name: demo\ndata: {rendered: {}}\nteacher: {}\nstudent: {}\n"

@@ -19,14 +19,14 @@ from cpd.dataset import read_clips
 from cpd.errors import DataError, TrainingError
 from cpd.stages import run_pipeline
 from cpd_train import distill, judging, prepare, teacher, terms
-from cpd_train.answers import Memory, Spectra, Teacher, half
+from cpd_train.answers import Memory, Spectra, Teacher
 from cpd_train.common import Setting
 from cpd_train.distill import Collaboration
 from cpd_train.losses.collaboration import BOUND
 from cpd_train.losses.parameters import parameter_distillation
-from cpd_train.losses.spectrum import attention_maps, pool_to, spectrum_distillation, temporal_spectrum
+from cpd_train.losses.spectrum import attention_maps, grid_of, pool_to, spectrum_distillation, temporal_spectrum
 from cpd_train.models import evenly_chosen, read_checkpoint, write_checkpoint
-from cpd_train.terms import TERMS, Term
+from cpd_train.terms import TERMS, Term, half
 
 BASE = {
     "name": "small",
@@ -201,7 +201,7 @@ def test_the_loss_is_that_of_the_formula(taught, align):
                     evenly_chosen(its, its.shape[:2] + our.shape[2:3] + its.shape[3:])
                     for our, its in zip(ours, theirs, strict=True)
                 ]
-                small = [half((stage.shape[-2], stage.shape[-1])) for stage in ours]
+                small = [half(grid_of(stage)) for stage in ours]
                 pairs = [[pool_to(x, grid) for x, grid in zip(side, small, strict=True)] for side in (ours, chosen)]
         wanted = spectrum_distillation(*pairs, over="space-time").mean()
     torch.testing.assert_close(asked, wanted, atol=1e-3, rtol=1e-3)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cpd_train.cuda import networks_in
 from cpd_train.loader import Batch
-from cpd_train.losses.spectrum import attention_maps, pool_to, spectral_shape
+from cpd_train.losses.spectrum import attention_maps, grid_of, pool_to, smaller, spectral_shape
 from cpd_train.models import VideoClassifier, evenly_chosen
 
 
@@ -70,16 +70,6 @@ class Spectra:
         return [shape.half() for shape in self(chosen)]
 
 
-def half(grid: tuple[int, int]) -> tuple[int, int]:
-    """Half of (height, width), rounded up."""
-    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
-
-
-def smaller(ours: tuple[int, int], theirs: tuple[int, int]) -> tuple[int, int]:
-    """The smaller of two grids, (height, width), in each direction."""
-    return min(ours[0], theirs[0]), min(ours[1], theirs[1])
-
-
 Key = Hashable
 """What of an answer is kept: two terms of one key want the same."""
 
@@ -97,6 +87,7 @@ class Memory:
 
     @property
     def has_room(self) -> bool:
+        """Whether an answer may still be kept."""
         return self._room_bytes > 0
 
     def get(self, view: tuple[int, int], keys: Sequence[Key]) -> dict[Key, list[Tensor]] | None:
@@ -105,6 +96,7 @@ class Memory:
         return parts if len(parts) == len(keys) else None
 
     def put(self, view: tuple[int, int], parts: Mapping[Key, list[Tensor]]) -> None:
+        """Keeps what fits of an answer, and nothing in place of what is kept already."""
         for key, tensors in parts.items():
             if (view, key) not in self._kept:
                 size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -142,16 +134,17 @@ class Teacher:
         """The answer to each clip of a batch, in its order."""
         known = [self.memory.get(view, self._keys) for view in batch.views]
         new = [index for index, parts in enumerate(known) if parts is None]
-        if len(new) == len(known) and not self.memory.has_room:
+        all_new = len(new) == len(known)
+        if all_new and not self.memory.has_room:
             return self._answer(self._ask(batch.frames))
         if new:
-            said = self._ask(batch.frames if len(new) == len(known) else batch.frames[new])
+            said = self._ask(batch.frames if all_new else batch.frames[new])
             # a batch at a time: each copy from a GPU waits until all that was asked of it is done
             on_host = {key: [part.to("cpu") for part in parts] for key, parts in said.items()}
             for row, index in enumerate(new):  # a clip's own: or it would keep its whole batch
                 one = known[index] = {key: [part[row].clone() for part in parts] for key, parts in on_host.items()}
                 self.memory.put(batch.views[index], one)
-            if len(new) == len(known):
+            if all_new:
                 return self._answer(said)
         device = batch.frames.device
         given = [parts for parts in known if parts is not None]
@@ -173,11 +166,10 @@ class Teacher:
                 case "logits":
                     said[key] = [features.frame_logits.float(), stages[-1].float().mean((1, 3, 4))]
                 case "maps":
-                    grids = [
-                        smaller((one.shape[-2], one.shape[-1]), ours)
+                    said[key] = [
+                        pool_to(attention_maps(one), smaller(grid_of(one), ours))
                         for one, ours in zip(stages, self.grids, strict=True)
                     ]
-                    said[key] = [pool_to(attention_maps(one), grid) for one, grid in zip(stages, grids, strict=True)]
                 case "features":
                     said[key] = [stage.half() for stage in stages]
                 case Spectra():

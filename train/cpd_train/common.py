@@ -13,8 +13,7 @@ from cpd.clip import ClipSpec
 from cpd.config import Model, Pipeline
 from cpd.dataset import Split, read_clips
 from cpd.errors import TrainingError
-from cpd_train.cuda import arithmetic
-from cpd_train.fit import choose_device
+from cpd_train.cuda import arithmetic, choose_device
 from cpd_train.loader import ClipLoader
 from cpd_train.models import ModelSpec, VideoClassifier, build_model, load_pretrained
 from cpd_train.sources import check_flip_labels

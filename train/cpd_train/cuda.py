@@ -1,4 +1,4 @@
-"""What training asks of an NVIDIA GPU: why torch cannot use it, in which precision networks run, how busy it is."""
+"""What training asks of an NVIDIA GPU: whether torch can use it, in which precision networks run, how busy it is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Self
 import torch
 
 from cpd.cuda_context import DRIVER_LIBRARY
+from cpd.errors import TrainingError
 
 SAMPLE_S = 0.25
 """Between two questions to the driver, which answers for about the last sixth of a second to a second."""
-
 
 BF16_FROM = (8, 0)
 """The compute capability from which a GPU has instructions for bf16; torch emulates it on older ones, slowly."""
@@ -79,6 +79,19 @@ def cpu_has_bf16() -> bool:
     """Whether the CPU has instructions for bf16; without them it is many times slower than fp32."""
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
+
+
+def choose_device(name: str) -> torch.device:
+    """cpu or cuda for auto | cpu | cuda.
+
+    Raises:
+        TrainingError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            f"device cuda is asked for, but torch sees no CUDA GPU: {why_no_gpu()}", "use --device cpu, or mend that"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def why_no_gpu() -> str:

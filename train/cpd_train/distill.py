@@ -136,11 +136,9 @@ class Collaboration(Step):
         with networks_in(batch.frames.device, self.precision):
             ours = self.student.with_features(batch.frames)
         scene = Scene(ours, partial(self.teacher, batch), batch.labels, self.fixed)
-        confidence = None
+        terms = {name: TERMS[name].loss(scene) for name in self.weights}
         if self.distill.collaboration == "confidence":
             confidence = collaboration.teacher_confidence(scene.theirs.logits.float(), batch.labels)
-        terms = {name: TERMS[name].loss(scene) for name in self.weights}
-        if confidence is not None:
             heard = [name for name, term in terms.items() if term.dim() and name != "cross_entropy"]
             terms |= {name: confidence * terms[name] for name in heard}
         self.losses = {name: term.detach() for name, term in terms.items()}

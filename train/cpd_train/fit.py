@@ -23,7 +23,7 @@ from cpd.config import Augment, Model
 from cpd.errors import TrainingError
 from cpd.lock import atomic
 from cpd.progress import track
-from cpd_train.cuda import LEAST_SCALE, Utilisation, arithmetic, scaler_of, why_no_gpu
+from cpd_train.cuda import LEAST_SCALE, Utilisation, arithmetic, scaler_of
 from cpd_train.judging import judge
 from cpd_train.loader import Batch, ClipLoader
 from cpd_train.models import VideoClassifier, write_checkpoint
@@ -194,19 +194,6 @@ class Waiting:
             if batch is None:
                 return
             yield batch
-
-
-def choose_device(name: str) -> torch.device:
-    """cpu or cuda for auto | cpu | cuda.
-
-    Raises:
-        TrainingError: cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError(
-            f"device cuda is asked for, but torch sees no CUDA GPU: {why_no_gpu()}", "use --device cpu, or mend that"
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

@@ -7,15 +7,12 @@ before the resize. DALI chooses between the two sample by sample.
 
 from __future__ import annotations
 
-import queue
-import threading
 import warnings
-from collections import ChainMap, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +28,10 @@ from cpd.dataset import Clip
 from cpd.errors import VideoError
 from cpd.threads import usable_cpus
 from cpd.video import probe, read_frames, read_middles
+from cpd_train.ahead import ahead
+from cpd_train.cache import Cache, Frames
 from cpd_train.nvdec import CODECS, Range, readable
-from cpd_train.sampling import View, batches, candidate_indices, evaluation_views, training_views
+from cpd_train.sampling import View, batches, evaluation_views, training_views, whole
 
 ANY_SIZE = Range((1, 1), (1 << 14, 1 << 14), 1 << 20)
 ON_CPU = {"vp8": ANY_SIZE, "vp9": ANY_SIZE, "mjpeg": ANY_SIZE}
@@ -48,9 +47,6 @@ AHEAD = 2
 """Batches made while the model works on an earlier one."""
 DECODED_BYTES = {"cpu": 1 << 29, "cuda": 1 << 31}
 """Of frames at their own size that are held at once, where they are decoded, unless one clip alone takes more."""
-
-Frames = NDArray[np.uint8]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +97,7 @@ class ClipLoader:
         )
         self._pipeline.build()
         self._pool = ThreadPoolExecutor(usable_cpus())
-        self._cache_left = cache_bytes
-        self._cache: dict[int, tuple[NDArray[np.int64], Frames]] = {}
-        self._views: dict[Hashable, Frames] = {}
+        self._cache = Cache(cache_bytes)
         on_gpu = device.type == "cuda"
         # a stream of its own, so that loading does not queue behind the training steps
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -144,7 +138,7 @@ class ClipLoader:
         return ((group, keep) for group in batches(views, self.batch_size, drop_last=len(views) >= self.batch_size))
 
     def _load(self, groups: Iterable[tuple[list[View], bool]]) -> Iterator[Batch]:
-        for batch in _ahead((self._run(views, keep) for views, keep in groups), AHEAD):
+        for batch in ahead((self._run(views, keep) for views, keep in groups), AHEAD):
             if self._stream is not None:  # no later batch is given this memory while the model still reads it
                 for tensor in (batch.frames, batch.labels):
                     tensor.record_stream(torch.cuda.current_stream(self.device))
@@ -162,38 +156,17 @@ class ClipLoader:
         return Batch(frames, labels, [(view.row, view.number) for view in views])
 
     def _made(self, views: list[View]) -> Tensor:
-        self._remember(views)
+        new = [whole(view, self.clips[view.row], self.spec) for view in views if view.row not in self._cache]
+        self._cache.keep_clips(new, self._made_whole)
         return self._through_graph(views, self.spec.crop)
 
     def _kept(self, views: list[View]) -> Tensor:
         """The same, of which each view is made once, while there is room to keep it."""
-        new = [view for view in views if view.picture not in self._views]
-        made = {view.picture: frames for view, frames in zip(new, self._made(new).numpy(), strict=True)} if new else {}
-        for picture, frames in made.items():
-            if frames.nbytes <= self._cache_left:
-                self._views[picture] = frames.copy()
-                self._cache_left -= frames.nbytes
-        seen = ChainMap(made, self._views)
-        return torch.from_numpy(np.stack([seen[view.picture] for view in views]))
+        return torch.from_numpy(self._cache.views(views, lambda new: self._made(new).numpy()))
 
-    def _remember(self, views: list[View]) -> None:
-        """Decodes and resizes whole clips into the cache, those of one shape together, while there is room."""
-        alike: dict[tuple[int, tuple[int, int]], list[View]] = defaultdict(list)
-        for view in views:
-            clip = self.clips[view.row]
-            if view.row in self._cache:
-                continue
-            indices = candidate_indices(clip, self.spec)
-            size = len(indices) * view.size[0] * view.size[1] * 3
-            if size > self._cache_left:
-                continue
-            whole = View(view.row, view.number, view.label, indices, view.size, box=(0, 0, *view.size))
-            alike[len(indices), view.size].append(whole)
-            self._cache_left -= size
-        for (_, shape), wholes in alike.items():
-            with torch.cuda.stream(self._stream):
-                kept = self._through_graph(wholes, shape).cpu().numpy()
-            self._cache |= {whole.row: (whole.indices, frames) for whole, frames in zip(wholes, kept, strict=True)}
+    def _made_whole(self, wholes: list[View]) -> Frames:
+        with torch.cuda.stream(self._stream):
+            return self._through_graph(wholes, wholes[0].size).cpu().numpy()
 
     def reads(self, row: int) -> bool:
         """Whether DALI's own decoder reads a clip on the loader's device."""
@@ -273,8 +246,7 @@ class ClipLoader:
         """(encoded bytes, decoded frames) of a view; whichever is not used is a stand-in of the least size."""
         clip = self.clips[view.row]
         if view.row in self._cache:
-            indices, frames = self._cache[view.row]
-            return _NO_BYTES, frames[np.searchsorted(indices, view.indices)]
+            return _NO_BYTES, self._cache.frames_of(view)
         if self.reads(view.row):
             return np.fromfile(clip.path, dtype=np.uint8), _NO_FRAMES
         if clip.plain:
@@ -334,41 +306,3 @@ def _graph(device_type: str) -> Any:
     frames = fn.flip(frames, horizontal=mirror, vertical=0)
     frames = fn.brightness_contrast(frames, brightness=brightness, contrast=contrast)
     return fn.erase(frames, anchor=hole_corner, shape=hole_shape, axis_names="HW", fill_value=MIDDLE_GREY)
-
-
-def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """Makes the next ``depth`` items in a thread of its own; an error there is raised here."""
-    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: Item | None, error: BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-        return None
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put(item, None)
-                if stop.is_set():
-                    return
-            put(None, None)
-        except BaseException as error:  # handed over, not swallowed
-            put(None, error)
-
-    thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -55,6 +55,7 @@ class Range:
     """Height and width are multiples of it."""
 
     def holds(self, height: int, width: int) -> bool:
+        """Whether frames of this size, in pixels, are among them."""
         return (
             height % self.step == width % self.step == 0
             and self.smallest[0] <= height <= self.largest[0]

@@ -120,6 +120,11 @@ def candidate_indices(clip: Clip, spec: ClipSpec) -> NDArray[np.int64]:
     return np.unique(np.concatenate(places))
 
 
+def whole(view: View, clip: Clip, spec: ClipSpec) -> View:
+    """All that the views of a clip are made of, one of which is given: each frame they can ask for, resized, whole."""
+    return View(view.row, view.number, view.label, candidate_indices(clip, spec), view.size, box=(0, 0, *view.size))
+
+
 def batches(views: list[View], batch_size: int, drop_last: bool) -> Iterator[list[View]]:
     """Consecutive groups of views; the last one may be smaller, or left out."""
     for start in range(0, len(views), batch_size):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from cpd.config import Distill
 from cpd.errors import TrainingError
-from cpd_train.answers import Answer, Spectra, half, smaller
+from cpd_train.answers import Answer, Spectra
 from cpd_train.losses import rivals
 from cpd_train.losses.parameters import distribution_distance, kernel_distributions
-from cpd_train.losses.spectrum import attention_maps, spectrum_distillation, squared_distance
+from cpd_train.losses.spectrum import attention_maps, grid_of, smaller, spectrum_distillation, squared_distance
 from cpd_train.models import Features, VideoClassifier
 
 
@@ -34,10 +34,12 @@ class Scene:
 
     @cached_property
     def theirs(self) -> Answer:
+        """The teacher's answer, for which it is asked at the first use."""
         return self.ask()
 
     @cached_property
     def our_maps(self) -> list[Tensor]:
+        """Attention maps of each stage, (batch, frames, height, width) float."""
         return [attention_maps(stage) for stage in self.ours.stages]
 
     @property
@@ -53,6 +55,7 @@ class Scene:
 
     @cached_property
     def our_adapted(self) -> list[Tensor]:
+        """Each stage in the teacher's channels, (batch, frames, channels, height, width) float."""
         return [
             adapter(stage.float().flatten(0, 1)).reshape(*stage.shape[:2], -1, *stage.shape[3:])
             for adapter, stage in zip(self.fixed.adapters, self.ours.stages, strict=True)
@@ -161,4 +164,9 @@ def stage_shapes(model: VideoClassifier) -> tuple[list[tuple[int, int]], list[in
     with torch.no_grad():
         stages = model.eval().with_features(frames).stages
     model.train(was_training)
-    return [(stage.shape[-2], stage.shape[-1]) for stage in stages], [stage.shape[2] for stage in stages]
+    return [grid_of(stage) for stage in stages], [stage.shape[2] for stage in stages]
+
+
+def half(grid: tuple[int, int]) -> tuple[int, int]:
+    """Half of (height, width), rounded up."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cpd.errors import CpdError, EngineMismatchError
 from cpd.lock import atomic, content_sha256
-from cpd_serve.bench.check import Check, Facts, Gate, Plan, exact, facts, judged_gate, statistic, told_start, verdict_of
+from cpd_serve.bench.check import Check, Facts, Gate, Plan, concluded, facts, statistic, told_start
 from cpd_serve.bench.decision import Decision, decide, rounds_needed
 from cpd_serve.bench.machine import HOW, machine
 from cpd_serve.bench.rounds import Rounds, run_rounds, runs_for
@@ -40,7 +40,6 @@ SAME_MACHINE_MARGIN = 0.02
 """Log-ratio by which two sittings on one machine may differ."""
 OTHER_MACHINE_MARGIN = 0.15
 """The same between machines. Both are allowances, not measurements."""
-RECORD_ROUNDS = 60
 RECORD_STARTS = 12
 
 
@@ -146,21 +145,8 @@ def check_recorded(
     )
     decisions = {gate: judge(gate, measured) for gate in plan.of_rounds}
     decisions |= judge_recorded_starts(new, baseline, plan, margin)
-    for gate in plan.gates:
-        if gate.metric == "size":
-            decisions[gate] = exact(new.path.stat().st_size / baseline.engine.size_bytes, gate.limit_fraction)
-    elapsed_s = time.perf_counter() - start_s
-    judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
-    return Check(
-        verdict=verdict_of(judged),
-        judged=judged,
-        new=facts(new, opened, measured.rounds, 0),
-        baseline=baseline.engine,
-        plan=plan,
-        margin=margin,
-        measured=measured,
-        elapsed_s=elapsed_s,
-    )
+    ours = facts(new, opened, measured.rounds, 0)
+    return concluded(decisions, ours, baseline.engine, plan, measured, time.perf_counter() - start_s, margin)
 
 
 def judge_recorded_starts(new: Engine, baseline: Baseline, plan: Plan, margin: float) -> dict[Gate, Decision]:
@@ -220,6 +206,7 @@ def start_alone(engine: Engine) -> Opened:
 
 
 def start_values(opened: Opened) -> dict[str, float]:
+    """One of a baseline's ``starts``."""
     return {
         "cold_start_s": opened.cold_start_s,
         "first_inference_s": opened.first_inference_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpd.errors import CpdError
-from cpd_serve.bench.decision import Decision, Status, decide, rounds_needed
+from cpd.verdict import Status, verdict
+from cpd_serve.bench.decision import Decision, decide, rounds_needed
 from cpd_serve.bench.rounds import (
     ENERGY_TURN_S,
     Rounds,
@@ -59,14 +60,17 @@ class Plan:
 
     @property
     def of_rounds(self) -> list[Gate]:
+        """Those that rounds decide."""
         return [gate for gate in self.gates if gate.metric not in STARTS and gate.metric != "size"]
 
     @property
     def of_starts(self) -> list[Gate]:
+        """Those that fresh processes decide."""
         return [gate for gate in self.gates if gate.metric in STARTS]
 
     @property
     def turn_s(self) -> float:
+        """How long a turn lasts at least."""
         return ENERGY_TURN_S if any(gate.metric == "energy" for gate in self.gates) else 0.0
 
 
@@ -143,20 +147,27 @@ def check(new: Engine, baseline: Engine, plan: Plan, progress: Callable[[Rounds]
     )
     decisions = {gate: judge_round(gate, measured) for gate in plan.of_rounds}
     decisions |= judge_starts(new, baseline, plan, start_s + plan.max_s)
-    for gate in plan.gates:
-        if gate.metric == "size":
-            decisions[gate] = exact(new.path.stat().st_size / baseline.path.stat().st_size, gate.limit_fraction)
-    elapsed_s = time.perf_counter() - start_s
-    judged = [judged_gate(gate, decisions[gate], measured, plan, elapsed_s) for gate in plan.gates]
+    ours = facts(new, measured.opened["new"], measured.rounds, 0)
+    theirs = facts(baseline, measured.opened["baseline"], measured.rounds, 1)
+    return concluded(decisions, ours, theirs, plan, measured, time.perf_counter() - start_s)
+
+
+def concluded(
+    decisions: Mapping[Gate, Decision],
+    new: Facts,
+    baseline: Facts,
+    plan: Plan,
+    measured: Rounds,
+    elapsed_s: float,
+    margin: float = 0.0,
+) -> Check:
+    """The outcome, once every gate is decided but those on the size, which need no measuring; see ``Check``."""
+    sizes = new.size_bytes / baseline.size_bytes
+    exactly = {gate: exact(sizes, gate.limit_fraction) for gate in plan.gates if gate.metric == "size"}
+    decided = {**decisions, **exactly}
+    judged = [judged_gate(gate, decided[gate], measured, plan, elapsed_s) for gate in plan.gates]
     return Check(
-        verdict=verdict_of(judged),
-        judged=judged,
-        new=facts(new, measured.opened["new"], measured.rounds, 0),
-        baseline=facts(baseline, measured.opened["baseline"], measured.rounds, 1),
-        plan=plan,
-        margin=0.0,
-        measured=measured,
-        elapsed_s=elapsed_s,
+        verdict(each.decision.status for each in judged), judged, new, baseline, plan, margin, measured, elapsed_s
     )
 
 
@@ -229,12 +240,6 @@ def why_undecided(gate: Gate, decision: Decision, measured: Rounds, plan: Plan, 
         f"after {decision.rounds} rounds in {elapsed_s:.0f} s the change lies between {low} and {high}, "
         f"on both sides of {gate.limit_fraction:+.1%}" + (busy if measured.waiting_fraction > 0.1 else "")
     )
-
-
-def verdict_of(judged: Sequence[Judged]) -> Status:
-    """Fail if a gate failed; else undecided if one is; else pass."""
-    statuses = {each.decision.status for each in judged}
-    return "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
 
 
 def facts(engine: Engine, opened: Opened, rounds: Sequence[Timed], side: Literal[0, 1]) -> Facts:

@@ -11,12 +11,13 @@ import click
 
 from cpd.errors import CpdError
 from cpd.lock import content_sha256
+from cpd.verdict import EXIT_CODES
 from cpd_serve.bench.baseline import check_recorded, read_baseline, record, write_baseline
 from cpd_serve.bench.check import Check, Gate, Plan, check
 from cpd_serve.bench.decision import centre
 from cpd_serve.bench.history import Run, append, current_commit, now
 from cpd_serve.bench.machine import machine
-from cpd_serve.bench.report import EXIT_CODES, as_junit, as_markdown, as_text, to_json, write_report
+from cpd_serve.bench.report import as_junit, as_markdown, as_text, to_json, write_report
 from cpd_serve.bench.rounds import Rounds, log_ratio
 from cpd_serve.bench.worker import Engine
 

@@ -24,6 +24,7 @@ class Counters:
 
     @classmethod
     def now(cls, system: Path = SYSTEM) -> Counters:
+        """Reads them all."""
         ticks = [int(word) for word in read(system / "proc/stat").partition("\n")[0].split()[1:9]]
         cores = (system / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
         throttled = sum(int(read(path) or 0) for path in cores)

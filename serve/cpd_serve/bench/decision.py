@@ -32,12 +32,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Status = Literal["pass", "fail", "inconclusive"]
+from cpd.verdict import Status
+
 LogRatios = NDArray[np.float64]
 """(rounds,) natural logarithms of new / baseline."""
 

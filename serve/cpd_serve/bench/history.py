@@ -62,8 +62,10 @@ def read(path: Path) -> list[Run]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             runs.append(Run(**json.loads(line)))
-            if runs[-1].schema != SCHEMA or not math.isfinite(runs[-1].log_ratio):
+            if runs[-1].schema != SCHEMA:
                 raise ValueError(f"schema {runs[-1].schema}, this version reads {SCHEMA}")
+            if not math.isfinite(runs[-1].log_ratio):
+                raise ValueError(f"log_ratio is {runs[-1].log_ratio}")
         except (ValueError, TypeError) as error:
             raise CpdError(f"{path}:{number}: not a recorded run: {error}", "remove the line") from error
     return runs

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cpd.threads import usable_cpus
+from cpd.versions import installed
+from cpd_serve.bench.counters import read
 from cpd_serve.bench.worker import Engine, Opened
+from cpd_serve.environment import cpu_name, gpu_and_driver
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean_cu13", "tensorrt_rtx_cu13", "numpy")
 
@@ -17,15 +17,14 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean_cu13", 
 def machine(engine: Engine, opened: Opened) -> dict[str, str | int | None]:
     """The machine and the way of measuring, as compared between a baseline and a check."""
     gpu, driver = gpu_and_driver()
-    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cpus": usable_cpus(),
-        "governor": governor.read_text().strip() if governor.exists() else None,
+        "governor": read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or None,
         "gpu": gpu,
         "driver": driver,
         "system": platform.system(),
-        **{name: found for name in PACKAGES if (found := _version(name)) is not None},
+        **installed(PACKAGES),
         "runtime": opened.runtime,
         "provider": opened.provider,
         "threads": engine.threads,
@@ -36,33 +35,3 @@ def machine(engine: Engine, opened: Opened) -> dict[str, str | int | None]:
 
 HOW = ("runtime", "provider", "threads", "batch", "from")
 """What the user chose; the rest is the machine."""
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    board = Path("/proc/device-tree/model")  # Arm boards name themselves here, and not their cores
-    return named.get("model name") or (board.read_text().strip("\0\n") if board.exists() else platform.processor())
-
-
-def gpu_and_driver() -> tuple[str | None, str | None]:
-    """Name of the first NVIDIA GPU and the version of its driver; None where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None, None
-    asked = subprocess.run(
-        [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    name, _, driver = asked.stdout.partition("\n")[0].partition(", ")
-    return (name, driver) if asked.returncode == 0 and name else (None, None)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

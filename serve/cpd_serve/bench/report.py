@@ -15,7 +15,6 @@ from cpd_serve.bench.check import Check, Facts, Judged
 
 SCHEMA = 1
 WORDS = {"pass": "pass", "fail": "fail", "inconclusive": "undecided"}
-EXIT_CODES = {"pass": 0, "fail": 3, "inconclusive": 4}
 PLOT_COLUMNS = 61
 
 

@@ -140,5 +140,6 @@ def log_mean_ratio(timed: Timed) -> float:
 
 def log_energy_ratio(timed: Timed) -> float:
     """log(new / baseline) of the energy of a call; nan where the machine does not tell."""
-    told = timed.energy_j is not None and min(timed.energy_j) > 0
-    return math.log(timed.energy_j[0] / timed.energy_j[1]) if told and timed.energy_j else math.nan
+    if timed.energy_j is None or min(timed.energy_j) <= 0:
+        return math.nan
+    return math.log(timed.energy_j[0] / timed.energy_j[1])

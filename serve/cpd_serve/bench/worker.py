@@ -21,7 +21,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +97,12 @@ class Worker:
         self._connection, self._theirs = self._context.Pipe()
         self._process: SpawnProcess | None = None
 
-    def ask(self, what: str, *arguments: Any) -> None:
-        """Sends a command; ``answer`` waits for what comes back."""
+    def call(self, what: str, *arguments: Any) -> Any:
+        """What a command of ``_serve`` gives.
+
+        Raises:
+            CpdError: what the command raised, or the process died.
+        """
         if self._process is None:
             process = self._context.Process(target=_serve, args=(self._theirs, time.monotonic()), daemon=True)
             with _interrupts_ignored():
@@ -107,39 +111,22 @@ class Worker:
             self._theirs.close()
         try:
             self._connection.send((what, *arguments))
-        except OSError:
-            self._died()
-
-    def answer(self) -> Any:
-        """What the last command gave.
-
-        Raises:
-            CpdError: what the command raised, or the process died.
-        """
-        try:
             result = self._connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._died()
+        except (EOFError, OSError):
+            self._process.join(timeout=5)
+            raise EngineError(f"the process that ran the engine ended with code {self._process.exitcode}") from None
         if isinstance(result, BaseException):
             raise result
         return result
 
-    def call(self, what: str, *arguments: Any) -> Any:
-        self.ask(what, *arguments)
-        return self.answer()
-
     def close(self) -> None:
+        """Ends the process, which has a second to end by itself."""
         self._connection.close()
         if self._process is not None:
             self._process.join(timeout=1)
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()
-
-    def _died(self) -> NoReturn:
-        assert self._process is not None
-        self._process.join(timeout=5)
-        raise EngineError(f"the process that ran the engine ended with code {self._process.exitcode}") from None
 
 
 @contextmanager
@@ -211,8 +198,8 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
         runners: dict[int, Runner] = {}
         for side in coin.permutation(2).tolist():
             engine = (new, baseline)[side]
-            runner = runners[side] = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
-            calls[side] = _call_of(runner, engine)
+            runners[side] = stack.enter_context(open_runner(engine.path, engine.provider, engine.threads))
+            calls[side] = _call_of(runners[side], engine)
         open_s = time.perf_counter() - start_s
         # the fastest of the last, as others may have interrupted some
         call_s = max(float(np.min(warm_up(call)[-WARM_UP_WINDOW_RUNS:])) for call in calls.values())
@@ -227,9 +214,9 @@ def time_round(new: Engine, baseline: Engine, least_runs: int, turn_s: float, se
         for turn in range(turns):
             probes_s[turn] = _probe()
             for side in coin.permutation(2).tolist():
-                before_j = energy_j(runner.provider)
+                before_j = energy_j(runners[side].provider)
                 took_s[side, turn], waited_s[side, turn] = time_and_waiting(calls[side], turn_runs, waited_ns)
-                after_j = energy_j(runner.provider)
+                after_j = energy_j(runners[side].provider)
                 if before_j is not None and after_j is not None:
                     energies[side].append((after_j - before_j) / (turn_runs + 1))
         wall_s, waiting_round_s = time.perf_counter() - start_s, waiting_s() - waiting_before_s

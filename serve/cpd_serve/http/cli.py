@@ -43,7 +43,8 @@ def http(
     if not host:  # as an unset variable leaves it, and sockets take it for all addresses
         raise click.UsageError("--host is empty")
     try:
-        from cpd_serve.http.server import Limits, serve
+        from cpd_serve.http.server import serve
+        from cpd_serve.http.service import Limits
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed ({install('http')})")
     limits = Limits(int(max_upload_mb * 1e6), duration_s=duration_s, label_s=label_s, waiting=waiting)

@@ -36,7 +36,6 @@ FULL = Lingering(
 WORKERS_ON_GPU = 4
 """By default and at most. Each has an engine and a CUDA context of its own on the GPU, hundreds of MB, and they take
 turns there. More than one, because decoding, which each does on a CPU, takes longer than its turn."""
-__all__ = ["Limits", "serve"]
 
 
 @interruptible()

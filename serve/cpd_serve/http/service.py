@@ -88,7 +88,9 @@ class Service:
 
     def __init__(self, engine: str, provider: str | None, workers: int, limits: Limits) -> None:
         self.limits = limits
-        self.pool = WorkerPool(engine, provider, workers, limits.waiting, limits.label_s, self._count_restart)
+        self.pool = WorkerPool(
+            engine, provider, workers, limits.waiting, limits.label_s, lambda: self.metrics.restarts.inc()
+        )
         self.metrics = Metrics(self.pool)
 
     def app(self) -> Lingering:
@@ -165,9 +167,6 @@ class Service:
             raise RefusedError(408, f"the clip took longer than {self.limits.upload_s:g} s to arrive") from None
         if received == 0:
             raise RefusedError(400, "the body is empty: send the clip as it is, curl --data-binary @clip.mp4")
-
-    def _count_restart(self) -> None:
-        self.metrics.restarts.inc()
 
 
 def question(request: Request) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from cpd.errors import CpdError, VideoError
 from cpd.video import duration_s
-from cpd_serve.labelling import PARTS, Answer, Question, label_video
+from cpd_serve.labelling import Question, failed, label_video
 from cpd_serve.orphans import end_with_parent
 from cpd_serve.runner import Runner, open_runner
 
@@ -48,7 +48,7 @@ def answer(runner: Runner, asked: dict[str, Any]) -> dict[str, Any]:
             raise VideoError(f"{path}: takes {length_s:.0f} s, and the limit is {asked['max_duration_s']:g} s")
         found = label_video(runner, path, Question(asked["top_k"], asked["views"], asked["part_s"]))
     except CpdError as error:
-        found = Answer(name, [], dict.fromkeys(PARTS, 0.0), error=str(error).replace(str(path), name))
+        found = failed(path, str(error).replace(str(path), name))
     return found.to_dict(runner, explain=True) | {"video": name}
 
 

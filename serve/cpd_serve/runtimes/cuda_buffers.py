@@ -119,6 +119,7 @@ class CudaBuffers:
         _call(cudart.cudaGraphLaunch, graph, self._stream)
 
     def close(self) -> None:
+        """Frees the memory and the stream."""
         self._held.close()
 
 

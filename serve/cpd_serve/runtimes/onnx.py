@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cpd.errors import EngineError, install
-from cpd.manifest import Manifest
+from cpd.manifest import NEXT, Manifest
 from cpd.onnx_file import manifest_of, read_onnx
 from cpd.threads import threads_for, usable_cpus
 from cpd_serve.cuda_driver import driver_present
@@ -33,8 +33,6 @@ FP32 = {"use_tf32": "0"}
 """For CUDA's provider: a graph that says fp32 shall be fp32, as in the engines of TensorRT."""
 BATCH_MAX = 16
 """Clips, or frames of as many streams, that go to a GPU at once; more go one batch after the other."""
-NEXT = "next_"
-"""Prefix of the output that is given to the input of the same name with the following frame."""
 FATAL_ONLY = 4
 """onnxruntime prints errors to stderr besides raising them; what is raised is enough."""
 
@@ -125,12 +123,12 @@ def unloaded(provider: str) -> str:
 
 def not_started(path: Path, provider: str, why: str) -> EngineError:
     """The error for a provider that is installed and is not in use."""
-    install = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
+    remedy = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if provider in ON_CUDA else "mend its set-up"
     if of_tensorrt := re.match(r"libnvinfer\.so\.(\d+)", why):
-        install = f"pip install 'tensorrt=={of_tensorrt[1]}.*', which this onnxruntime was built for"
+        remedy = f"pip install 'tensorrt=={of_tensorrt[1]}.*', which this onnxruntime was built for"
     told = f": {why}" if why else ""
     return EngineError(
-        f"{path}: {provider} could not be started on this machine{told}", f"{install}, or use --provider cpu"
+        f"{path}: {provider} could not be started on this machine{told}", f"{remedy}, or use --provider cpu"
     )
 
 
@@ -217,10 +215,11 @@ def choose_provider(name: str | None) -> str:
         return cuda if cuda in available and driver_present() else cpu
     full = SHORT_NAMES.get(name.lower(), name)
     if full not in available:
-        gpu = full in (cuda, SHORT_NAMES["tensorrt"])  # onnxruntime-gpu is that module, too
-        remedy = f"in a virtual environment of its own: {install('serve-cuda')}" if gpu else "use --provider cpu"
+        remedy = "use --provider cpu"
+        if full in ON_CUDA:  # onnxruntime-gpu is that module, too
+            remedy = f"in a virtual environment of its own: {install('serve-cuda')}"
         raise EngineError(f"onnxruntime has no {full} here, only {', '.join(available)}", remedy)
-    if full != cpu and full in SHORT_NAMES.values() and not driver_present():
+    if full in ON_CUDA and not driver_present():
         raise EngineError(f"{full} needs an NVIDIA driver, and there is none on this machine", "use --provider cpu")
     return full
 

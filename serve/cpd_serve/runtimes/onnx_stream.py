@@ -11,9 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cpd.errors import EngineError
-from cpd.manifest import Manifest
+from cpd.manifest import NEXT, Manifest
 from cpd_serve.runner import Frames, Logits, check_frames
-from cpd_serve.runtimes.onnx import BATCH_MAX, NEXT, ON_CUDA, SHORT_NAMES, OnnxRunner, reason
+from cpd_serve.runtimes.onnx import BATCH_MAX, ON_CUDA, SHORT_NAMES, OnnxRunner, reason
 
 Caches = dict[str, NDArray[np.float32]]
 

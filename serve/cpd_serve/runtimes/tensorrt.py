@@ -64,7 +64,7 @@ class TensorRtRunner:
         self._max_batch = int(self._engine.get_tensor_profile_shape("frames", 0)[2][0])
         with ExitStack() as held:  # what is on the GPU is freed where something after it fails
             self._buffers = CudaBuffers(
-                self._max_batch * int(np.prod(self.manifest.clip.shape)),
+                self._max_batch * math.prod(self.manifest.clip.shape),
                 self._max_batch * len(self.manifest.labels) * 4,
             )
             held.callback(self._buffers.close)

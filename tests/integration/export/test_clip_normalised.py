@@ -18,7 +18,8 @@ from torch import nn
 
 from cpd.clip import ClipSpec
 from cpd.errors import ExportError
-from cpd_export.engine import FLAVOURS, BuildOptions, build_engine
+from cpd_export.engine import build_engine
+from cpd_export.flavours import FLAVOURS, BuildOptions
 from cpd_export.graph import export_graph, preprocessing
 from cpd_export.half import half_graph
 from cpd_export.int8 import CALIBRATORS, Choice, quantise, quantise_as

@@ -174,6 +174,15 @@ def test_two_writers_do_not_meet_and_the_last_wins(tmp_path):
     assert path.read_text() == "first"
 
 
+@pytest.mark.parametrize("folder", [".", "/", "made"])
+def test_a_folder_is_no_place_for_an_atomic_write(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    with pytest.raises(IsADirectoryError), atomic(Path(folder)) as draft:
+        draft.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_only_drafts_that_nobody_writes_any_more_are_taken_away(tmp_path):
     left, older, young, other = (
         tmp_path / name

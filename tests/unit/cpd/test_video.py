@@ -16,6 +16,7 @@ from cpd import container, packets, video
 from cpd.clip import ClipSpec, segment_indices
 from cpd.container import open_file
 from cpd.errors import VideoError
+from cpd.frame import fit
 from cpd.scaler import FLAGS, Scaler
 from cpd.stopwatch import Stopwatch
 
@@ -123,7 +124,7 @@ def test_a_scaler_follows_frames_that_change_size_and_format() -> None:
         frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).reformat(
             format=form
         )
-        np.testing.assert_array_equal(video.fit(frame, SPEC, kept), video.fit(frame, SPEC, Scaler()))
+        np.testing.assert_array_equal(fit(frame, SPEC, kept), fit(frame, SPEC, Scaler()))
 
 
 def test_of_keyframes_alone_only_the_wanted_are_decoded(write_video: WriteVideo) -> None:

@@ -16,8 +16,8 @@ from cpd.errors import CpdError, DataError, EngineError, ExportError
 from cpd.lock import content_sha256
 from cpd.manifest import EngineInfo, engine_manifest_path
 from cpd.onnx_file import read_onnx_manifest
-from cpd_export.engine import BuildOptions
 from cpd_export.engine_file import make_engine
+from cpd_export.flavours import BuildOptions
 from cpd_export.triton import export_triton, write_repository
 
 

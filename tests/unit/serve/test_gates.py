@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cpd_serve.gates import FEW_CLIPS, Gate, exact_gate, latency_gate, split_gate, verdict
+from cpd_serve.gates import FEW_CLIPS, exact_gate, latency_gate, split_gate
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,3 @@ def test_a_latency_is_decided_by_its_interval(interval: tuple[float, float], at_
 def test_a_few_runs_decide_no_latency(runs: int, status: str) -> None:
     gate = latency_gate(1.0, (1.0, 1.0), runs, "latency_p50_ms_max", 2.0)
     assert (gate.status, "too few" in gate.reason) == (status, status != "pass")
-
-
-@pytest.mark.parametrize(
-    ("statuses", "want"),
-    [
-        ([], "pass"),
-        (["pass", "pass"], "pass"),
-        (["pass", "inconclusive"], "inconclusive"),
-        (["inconclusive", "fail", "pass"], "fail"),
-    ],
-)
-def test_the_worst_gate_decides(statuses: list[str], want: str) -> None:
-    assert verdict(Gate("top1_min", status, 0.5, (0.4, 0.6), 0.5, "") for status in statuses) == want

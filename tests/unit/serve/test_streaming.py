@@ -518,6 +518,7 @@ def test_the_streaming_graph_beside_a_model_is_taken_if_it_is_of_the_same_weight
     assert streaming_twin(whole) == twin
     assert streaming_twin(twin) == twin
     assert streaming_twin(tmp_path / "none.onnx") == tmp_path / "none.onnx"
+    assert streaming_twin(Path("/")) == Path("/")  # which has no name that could be another's
     assert capsys.readouterr().err == ""
     other = write_model(tmp_path / "student.onnx", checkpoint_sha256="1" * 64)
     assert streaming_twin(other) == other

@@ -10,9 +10,9 @@ from cpd.clip import ClipSpec
 from cpd.config import Distill, Model, Pipeline
 from cpd.errors import TrainingError
 from cpd_train.common import on_device
-from cpd_train.cuda import Utilisation, arithmetic, driver_obstacle, networks_in, scaler_of
+from cpd_train.cuda import Utilisation, arithmetic, choose_device, driver_obstacle, networks_in, scaler_of
 from cpd_train.distill import Collaboration
-from cpd_train.fit import Step, choose_device, fit, room_for
+from cpd_train.fit import Step, fit, room_for
 from cpd_train.loader import Batch, ClipLoader, header_fits
 from cpd_train.models import ModelSpec, build_model
 from cpd_train.models.shift import temporal_shift

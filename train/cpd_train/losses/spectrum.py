@@ -54,6 +54,16 @@ def _squarable(features: Tensor) -> Tensor:
     return features.float() if features.dtype == torch.float16 else features
 
 
+def smaller(ours: tuple[int, int], theirs: tuple[int, int]) -> tuple[int, int]:
+    """The smaller of two grids, (height, width), in each direction."""
+    return min(ours[0], theirs[0]), min(ours[1], theirs[1])
+
+
+def grid_of(signal: Tensor) -> tuple[int, int]:
+    """(height, width) of (..., height, width)."""
+    return signal.shape[-2], signal.shape[-1]
+
+
 def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Averages the last two dimensions to (height, width)."""
     if maps.shape[-2:] == torch.Size(size):
@@ -201,7 +211,7 @@ def stage_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterato
         raise TrainingError(f"the student has {len(student)} stages and the teacher {len(teacher)}")
     for ours, theirs in zip(student, teacher, strict=True):
         check_alike(ours, theirs, ("clips", "frames", "channels")[: ours.dim() - 2])
-        size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
+        size = smaller(grid_of(ours), grid_of(theirs))
         yield pool_to(ours, size), pool_to(theirs, size)
 
 

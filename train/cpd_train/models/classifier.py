@@ -17,7 +17,6 @@ from cpd_train.models.mobilenet import MobileNetV2
 from cpd_train.models.resnet import BasicBlock, Bottleneck, ResNet
 from cpd_train.models.shift import Shift
 
-TINY_WIDTH, TINY_BLOCKS = 16, 1
 LUMA = (0.299, 0.587, 0.114)
 """BT.601's shares of R, G and B in grey."""
 LEAST_SPREAD = 1.0
@@ -30,9 +29,9 @@ class ModelSpec:
 
     model: str
     """Temporal model and backbone, such as tsm-resnet18; see ``BACKBONES``."""
-    width: int = TINY_WIDTH
+    width: int = 16
     """Channels of the first stage (tiny models only)."""
-    blocks: int = TINY_BLOCKS
+    blocks: int = 1
     """Residual blocks in each stage (tiny models only)."""
     shift_fraction: float = 0.25
     """Share of channels a TSM shifts, half each way."""
@@ -84,7 +83,8 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (batch, frames, height, width, 3) uint8 RGB -> logits: (batch, labels)."""
-        return self._consensus(self.backbone.head(self.backbone.stages(self.normalise(frames))[-1]))
+        logits = self.backbone.head(self.backbone.stages(self.normalise(frames))[-1])
+        return self._by_clip(logits).mean(1)  # TSN's segmental consensus
 
     def with_features(self, frames: Tensor) -> Features:
         """The logits and every stage's features; arguments as for ``forward``."""
@@ -113,10 +113,6 @@ class VideoClassifier(nn.Module):
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         images = planes.flatten(0, 1).contiguous(memory_format=order)
         return images if self.clip.normalise == "clip" else (images - self.mean) / self.std
-
-    def _consensus(self, logits: Tensor) -> Tensor:
-        """Averages over the frames of a clip (TSN's segmental consensus)."""
-        return self._by_clip(logits).mean(1)
 
     def _by_clip(self, x: Tensor) -> Tensor:
         """(batch * frames, ...) -> (batch, frames, ...)."""

@@ -77,14 +77,17 @@ class MobileNetV2(nn.Module):
 
     @property
     def stem_layer(self) -> Layer:
+        """What is fitted of the stem."""
         return _layer(self.features[0])
 
     @property
     def tail_layer(self) -> Layer:
+        """What is fitted between the last block and the average."""
         return _layer(self.features[-1])
 
     @property
     def classifier_layer(self) -> nn.Linear:
+        """What makes logits of the embedding."""
         return cast("nn.Linear", self.classifier[1])
 
     def stem(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From rounds to observations, and from decisions to a verdict."""
+"""From rounds to observations, and from these to decisions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cpd.errors import CpdError
-from cpd_serve.bench.check import Gate, Judged, Plan, exact, statistic, verdict_of, why_undecided
+from cpd_serve.bench.check import Gate, Plan, exact, statistic, why_undecided
 from cpd_serve.bench.decision import Decision
 from cpd_serve.bench.rounds import Rounds, log_mean_ratio, log_ratio, runs_for
 from cpd_serve.bench.worker import Timed
@@ -56,20 +56,6 @@ def test_energy_is_compared_where_it_is_told() -> None:
     assert statistic("energy", 50)(timed(calls_s, calls_s, (0.03, 0.02))) == pytest.approx(math.log(1.5))
     with pytest.raises(CpdError, match="energy"):
         statistic("energy", 50)(timed(calls_s, calls_s))
-
-
-@pytest.mark.parametrize(
-    ("statuses", "verdict"),
-    [
-        (("pass", "pass"), "pass"),
-        (("pass", "inconclusive"), "inconclusive"),
-        (("inconclusive", "fail", "pass"), "fail"),
-    ],
-)
-def test_one_failed_gate_fails_and_one_undecided_gate_withholds_the_pass(statuses, verdict) -> None:
-    gate = Gate("latency", 0.05)
-    judged = [Judged(gate, Decision(status, 0.0, (0.0, 0.0), 9), "") for status in statuses]
-    assert verdict_of(judged) == verdict
 
 
 def test_what_is_known_exactly_is_decided_exactly() -> None:

@@ -17,7 +17,7 @@ from cpd_serve.bench import guards
 from cpd_serve.bench.counters import Counters, energy_j, thread_waiting
 from cpd_serve.bench.guards import ClockCheck, disturbance
 from cpd_serve.bench.worker import Engine, Timed, time_round, works_alone
-from cpd_serve.runner import open_runner
+from cpd_serve.runner import Runner, open_runner
 
 
 def timed(
@@ -106,6 +106,30 @@ def test_a_round_has_two_halves_to_compare_however_long_its_turns(colour_model: 
     engine = Engine(colour_model, "cpu")
     timed = time_round(engine, engine, 8, turn_s=0.05, seed=0)
     assert len(timed.probes_s) >= 2
+
+
+def test_each_engine_is_asked_for_the_energy_of_where_it_runs(
+    colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an ONNX file on the CPU and a TensorRT engine are, where onnxruntime knows no GPU."""
+    counted_j = {"CPUExecutionProvider": 0.0, "a GPU": 0.0}
+
+    def opened(path: Path, provider: str, threads: int) -> Runner:
+        runner = open_runner(path, "cpu", threads)
+        runner.provider = provider
+        return runner
+
+    def energy_j(provider: str) -> float:
+        counted_j[provider] += 10.0 if provider == "a GPU" else 1.0
+        return counted_j[provider]
+
+    monkeypatch.setattr("cpd_serve.runner.open_runner", opened)
+    monkeypatch.setattr("cpd_serve.bench.worker.energy_j", energy_j)
+    new, baseline = (Engine(colour_model, provider) for provider in counted_j)
+    for seed in range(4):
+        told_j = time_round(new, baseline, 8, turn_s=0.0, seed=seed).energy_j
+        assert told_j is not None
+        assert told_j[1] / told_j[0] == pytest.approx(10)
 
 
 def test_a_clock_that_drifts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

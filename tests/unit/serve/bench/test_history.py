@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     append(path, run(0, 0.0))
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(CpdError, match=r"runs\.jsonl:2"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"schema": 2}, "schema 2, this version reads 1"), ({"log_ratio": math.nan}, "log_ratio is nan")],
+)
+def test_what_is_wrong_with_a_line_is_named(tmp_path: Path, changed: dict[str, object], why: str) -> None:
+    path = tmp_path / "runs.jsonl"
+    append(path, run(0, 0.0))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(CpdError, match=f"not a recorded run: {why}"):
         read(path)
 
 
