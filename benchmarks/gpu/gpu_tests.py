@@ -56,7 +56,7 @@ def counted(lines: Sequence[str], why: str) -> Values:
     counts = Counter(kind for kind, _ in outcomes.values())
     reasons = {f"{kind}: {test.rpartition('::')[2]}": reason for test, (kind, reason) in outcomes.items() if reason}
     kinds = ("passed", "failed", "skipped", *(["not run"] if counts["not run"] else []))
-    return {kind: counts[kind] for kind in kinds} | reasons if outcomes else {}
+    return {**{kind: counts[kind] for kind in kinds}, **reasons} if outcomes else {}
 
 
 class Told:

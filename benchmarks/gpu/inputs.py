@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cpd.clip import ClipSpec
@@ -77,7 +79,7 @@ def write(path: Path, codec: str, pixels: NDArray[np.uint8]) -> None:
     """Encodes (frames, height, width, 3) uint8 RGB as 4:2:0 of one keyframe a second."""
     encoder, _, options = ENCODERS[codec]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder, rate=RATE, options=options)
+        stream = cast(VideoStream, container.add_stream(encoder, rate=RATE, options=options))
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.bit_rate = 4_000_000

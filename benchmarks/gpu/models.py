@@ -54,7 +54,9 @@ def export(role: str, frames: NDArray[np.uint8], setup: Setup) -> Values:
         "int8": quantise_as(graph, frames[:CALIBRATION], Choice("minmax", WEIGHT_BITS)),
     }
     for precision, proto in graphs.items():
-        manifest = Manifest(role, model.spec.model, LABELS, model.clip, precision, OPSET, "0" * 64, "0" * 64)
+        digest = "0" * 64
+        spec = model.spec.model, LABELS, model.clip, precision, OPSET, digest, digest
+        manifest = Manifest(role, *spec)  # type: ignore[arg-type]  # one of ROLES
         (setup.folder / f"{role}.{precision}.onnx").write_bytes(with_manifest(proto, manifest))
     return {
         "model": model.spec.model,

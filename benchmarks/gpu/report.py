@@ -65,7 +65,8 @@ def aims(rows: Iterable[Row]) -> list[Row]:
     values = {(row["part"], row["name"]): row["values"] for row in rows if "values" in row}
 
     def value(part: str, name: str, key: str) -> float | None:
-        return values.get((part, name), {}).get(key)
+        found: float | None = values.get((part, name), {}).get(key)
+        return found
 
     training, decoder = values.get(("training", "method, 720p H.264, NVDEC"), {}), "decoded by DALI, fraction"
 

@@ -17,7 +17,7 @@ from cpd_train.cuda import scaler_of
 from cpd_train.distill import Collaboration
 from cpd_train.loader import Batch
 
-NO_PARTS = {"spectrum": {"weight": 0}, "parameters": {"weight": 0}, "collaboration": "fixed"}
+NO_PARTS: dict[str, object] = {"spectrum": {"weight": 0}, "parameters": {"weight": 0}, "collaboration": "fixed"}
 LOSSES: dict[str, dict[str, object]] = {
     "CE": NO_PARTS | {"cross_entropy": 1, "logits": 0},
     "KD": NO_PARTS,
@@ -106,13 +106,13 @@ def step_of(loss: str, cache_gb: float, batch: Batch, setup: Setup, *, compile_s
     scaler = scaler_of(device, collaboration.precision)
     if compile_student:
         backend = "aot_eager" if setup.quick else "inductor"  # which on a CPU needs a C++ compiler
-        student.with_features = torch.compile(student.with_features, backend=backend)
+        student.with_features = torch.compile(student.with_features, backend=backend)  # type: ignore[method-assign]
 
     def step() -> None:
         student.train()
         total = torch.stack(list(collaboration(batch, 0.0).values())).sum()
         optimiser.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
+        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimiser)
         size = torch.nn.utils.clip_grad_norm_(learned, 5.0)
         assert torch.isfinite(total + size) or scaler.is_enabled(), "the loss is not finite"

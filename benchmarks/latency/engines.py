@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,8 @@ SEED = 0
 def write_ladder(path: Path, rungs: int, clip: ClipSpec = CLIP, channels: int = CHANNELS) -> None:
     """Writes a student with this many rungs as ``cpd-pipeline`` exports one, preprocessing and manifest inside."""
     random = np.random.default_rng(SEED)
-    nodes, constants = [], []
+    nodes: list[onnx.NodeProto] = []
+    constants: list[TensorProto] = []
 
     def constant(name: str, values: NDArray[np.generic]) -> str:
         constants.append(numpy_helper.from_array(values, name))
@@ -40,7 +42,7 @@ def write_ladder(path: Path, rungs: int, clip: ClipSpec = CLIP, channels: int = 
         scale = np.sqrt(2 / np.prod(shape[1:]))
         return constant(name, (random.standard_normal(shape) * scale).astype(np.float32))
 
-    def add(kind: str, inputs: list[str], **attributes: object) -> str:
+    def add(kind: str, inputs: list[str], **attributes: Any) -> str:
         output = f"{kind.lower()}{len(nodes)}"
         nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output

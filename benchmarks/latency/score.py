@@ -39,8 +39,8 @@ class Recorded:
 
     def took(self, side: int) -> Calls:
         """(calls,) seconds of new (0) or baseline (1) from call to return, which is what other tools see."""
-        calls = ((each.new_s, each.baseline_s)[side] + each.waited_s[side] for each in self.rounds)
-        return np.concatenate([each.ravel() for each in calls])
+        whole = map(from_call_to_return, self.rounds)
+        return np.concatenate([(each.new_s, each.baseline_s)[side].ravel() for each in whole])
 
 
 def fixed_median(new: Calls, old: Calls) -> bool:
@@ -262,6 +262,6 @@ def operating_curve(checks: Sequence[Recorded]) -> str:
         )
         parts.append(f'<text x="{LEFT + 10}" y="{TOP + HEIGHT + 56 + 15 * index}" fill="{colour}">{name}</text>')
     for percent in sorted({check.percent for check in checks}):
-        failed = np.mean([check.status == "fail" for check in checks if check.percent == percent])
+        failed = float(np.mean([check.status == "fail" for check in checks if check.percent == percent]))
         parts.append(f'<circle cx="{x(percent / 100)}" cy="{y(failed)}" r="4" fill="{COLOURS[0]}"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"

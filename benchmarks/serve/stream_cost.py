@@ -14,8 +14,10 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpd.errors import CpdError
 from cpd_serve.environment import cpu_name
@@ -57,7 +59,7 @@ def main() -> None:
     print(f"\nframe by frame / sliding window, median of rounds: {np.median(ratio):.3f} (1/6 = 0.167)")
 
 
-def cost_us(labeller: Labeller, pixels: np.ndarray, frames: int) -> float:
+def cost_us(labeller: Labeller[Any], pixels: NDArray[np.uint8], frames: int) -> float:
     """Microseconds a frame of a new stream, once its window is full."""
     stream = labeller.add()
     warm = len(pixels)
