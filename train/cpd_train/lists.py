@@ -28,11 +28,15 @@ def from_list(path: Path, form: str, root: Path | None) -> list[Found]:
     if form == "csv" and path.is_dir():
         raise DataError(f"{path}: is a folder, not a CSV file", "name the file, or use data.folder")
     try:
-        return LISTS[form](path, root or (path if path.is_dir() else path.parent))
+        found = LISTS[form](path, root or (path if path.is_dir() else path.parent))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}", "save it as UTF-8 text") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:  # of JSON, too
         raise DataError(f"{path}: is not a {form} list: {error!r}", FORMAT) from error
+    for clip in found:
+        if not clip.label:
+            raise DataError(f"{path}: {clip.path.name} has no label", FORMAT)
+    return found
 
 
 def from_csv(path: Path, root: Path) -> list[Found]:
@@ -99,7 +103,7 @@ def from_something_something(path: Path, root: Path) -> list[Found]:
     found = []
     for file_path in _pieces(path, "json"):
         for entry in json.loads(file_path.read_text(encoding="utf-8-sig")):
-            label = entry["template"].replace("[", "").replace("]", "")
+            label = entry["template"].replace("[", "").replace("]", "").strip()
             video = videos.get(str(entry["id"])) or root / f"{entry['id']}.webm"
             found.append(Found(video, label, SPLIT_NAMES[_split_word(file_path)], str(entry["id"])))
     return found

@@ -253,6 +253,20 @@ class TestPublishedLists:
         with pytest.raises(DataError, match=rf"train\.\w+: is not a {form} list: .*check data\.format"):
             find_clips(Data(list=table, format=form))
 
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [
+            ("kinetics", "label,youtube_id,time_start,time_end\n ,abc,0,10\n"),
+            ("something-something", '[{"id": "abc", "template": " "}]'),
+            ("jester", "abc; \n"),
+        ],
+    )
+    def test_a_label_of_blanks_is_no_class(self, tmp_path, form, text):
+        table = tmp_path / f"train.{'json' if form[0] == 's' else 'csv'}"
+        table.write_text(text)
+        with pytest.raises(DataError, match=r"train\.\w+: abc\S* has no label"):
+            find_clips(Data(list=table, format=form))
+
     def test_videos_behind_links_are_found_and_hidden_ones_left(self, tmp_path):
         touch(tmp_path / "disk" / "abc.mp4", tmp_path / "videos" / ".trash" / "abc.avi")
         (tmp_path / "videos/disk").symlink_to(tmp_path / "disk")
