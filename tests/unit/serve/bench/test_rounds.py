@@ -16,7 +16,7 @@ from cpd.errors import CpdError
 from cpd_serve.bench import baseline as baseline_module
 from cpd_serve.bench import check as check_module
 from cpd_serve.bench import rounds as rounds_module
-from cpd_serve.bench.baseline import Baseline, check_recorded
+from cpd_serve.bench.baseline import Baseline, check_recorded, record
 from cpd_serve.bench.check import Gate, Plan, check, facts
 from cpd_serve.bench.counters import Counters
 from cpd_serve.bench.decision import decide, rounds_needed
@@ -241,6 +241,15 @@ def test_a_size_is_compared_with_the_recorded_one(
 ) -> None:
     found = check_recorded(engines(1.2)[0], recorded, Plan((Gate("size", 0.1),)), normalise=False)
     assert (found.verdict, found.judged[0].decision.change_fraction) == ("fail", pytest.approx(0.2))
+    assert len(found.measured.rounds) == NEEDED
+
+
+def test_too_few_rounds_make_no_baseline(engines: Callable[[float], tuple[Engine, Engine]]) -> None:
+    new, _ = engines(1.0)
+    made = record(new, percentile=50, rounds=12, max_s=60, seed=0, commit="abc")
+    assert (len(made.rounds), len(made.starts)) == (12, baseline_module.RECORD_STARTS)
+    with pytest.raises(CpdError, match="only 1 undisturbed rounds in 0 s, too few for a baseline"):
+        record(new, percentile=50, rounds=12, max_s=0, seed=0, commit="abc")
 
 
 @pytest.mark.parametrize(
