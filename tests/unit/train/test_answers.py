@@ -73,22 +73,27 @@ def test_answers_are_the_models_whichever_clips_are_known(model, room_bytes):
             torch.testing.assert_close(maps, pool_to(attention_maps(stage), size))
 
 
-def test_a_teacher_learns_nothing_and_is_asked_for_what_is_new_alone(model, monkeypatch):
-    ask, asked = Teacher(model, GRIDS, Memory(10**6), "fp32"), []
+ONE_BYTES = 4 * (4 * 3 + 32)
+"""Of an answer without maps: logits of four frames, and an embedding."""
+
+
+@pytest.mark.parametrize(("room_bytes", "asked_for"), [(10**6, [2, 2]), (2 * ONE_BYTES, [2, 2, 2])])
+def test_a_teacher_learns_nothing_and_is_asked_for_what_is_new_alone(model, monkeypatch, room_bytes, asked_for):
+    ask, asked = Teacher(model, GRIDS, Memory(room_bytes), "fp32"), []
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with_features = model.with_features
     monkeypatch.setattr(model, "with_features", lambda frames: asked.append(len(frames)) or with_features(frames))
     for clips in ((0, 1), (2, 1, 3, 0), (3, 2, 1)):
         ask(batch(*clips))
-    assert asked == [2, 2]
+    assert asked == asked_for
 
 
 def test_a_kept_answer_holds_no_more_than_itself(model):
     memory = Memory(10**6)
     Teacher(model, GRIDS, memory, "fp32")(batch(0, 1, 2))
     logits, embedding = memory.get((1, 0), ["logits"])["logits"]
-    assert [part.untyped_storage().nbytes() for part in (logits, embedding)] == [4 * 4 * 3, 4 * embedding.numel()]
+    assert [part.untyped_storage().nbytes() for part in (logits, embedding)] == [4 * 4 * 3, 4 * 32]
 
 
 def test_half_a_grid_is_rounded_up():
