@@ -90,6 +90,12 @@ def test_a_step_knows_how_far_it_is_and_an_epoch_tells_its_mean_loss(trained):
     assert all(step.training), "after it was judged, too"
 
 
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(trained):
+    _, _, rows, _ = trained((0.5, 1.0), (0.5, 1.0))
+    first, last = (row["learning_rate"] for row in rows)
+    assert 0 < last < 1e-3 * first
+
+
 def test_weights_alone_decay():
     model, extra = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), nn.Parameter(torch.zeros(2, 2))
     decayed, free = _groups(model, [extra], 0.1)
