@@ -137,6 +137,17 @@ def test_a_stage_of_another_family_says_on_its_own_grid_what_the_teachers_does()
     assert alike > 0.5
 
 
+@torch.no_grad()
+def test_a_block_alone_says_what_the_last_of_its_teachers_stage_does():
+    teacher, student, first = model(blocks=2), model(seed=3), []
+    teacher.backbone.blocks[0][1].branch[-1][1].weight.mul_(6)  # so it says something else than the first
+    START["fitted"](student, teacher, lambda: clips(32, seed=1))
+    teacher.backbone.blocks[0][0].register_forward_hook(lambda *given: first.append(given[-1]))
+    last, ours = (one.eval().with_features(clips(16, seed=2)).stages[0].flatten() for one in (teacher, student))
+    of_first, of_last = (torch.corrcoef(torch.stack([ours, its.flatten()]))[0, 1] for its in (first[0], last))
+    assert of_last > of_first + 0.05
+
+
 def test_fitted_twice_it_is_the_same_network():
     teacher = model(width=16, blocks=2)
     one, other = (begun("fitted", model(seed=seed), teacher).state_dict() for seed in (3, 4))
