@@ -169,6 +169,22 @@ def test_batch_norms_know_what_the_fitted_layers_say():
 
 
 @torch.no_grad()
+def test_of_another_family_all_batch_norms_know_what_they_see():
+    student, some = build_model(ModelSpec("tsm-mobilenetv2"), 3, CLIP), clips(8, seed=1)
+    START["fitted"](student, model(), lambda: some)
+    seen = {}
+    for norm in (module for module in student.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.register_forward_pre_hook(lambda norm, given: seen.update({norm: given[0]}))
+    student.eval()(some)
+    assert len(seen) > 50
+    for norm, values in seen.items():
+        spread = values.var((0, 2, 3), correction=0)
+        torch.testing.assert_close(norm.running_mean, values.mean((0, 2, 3)), rtol=0.01, atol=0.01)
+        torch.testing.assert_close(norm.running_var.maximum(spread), norm.running_var, rtol=0.01, atol=0.01)
+        assert (norm.running_var < 1.1 * spread + 0.05).all()
+
+
+@torch.no_grad()
 def test_what_never_varies_leaves_a_sample_as_it_is():
     student, sample, teacher = model(width=4, seed=3), model(width=4, seed=3), model(width=16, blocks=2)
     still = torch.zeros((4, *CLIP.shape), dtype=torch.uint8)
