@@ -83,10 +83,7 @@ class ClipSpec:
         if not isinstance(self.resize, int):
             return self.resize
         short = min(height, width)
-        return (
-            max(self.resize, round(height * self.resize / short)),
-            max(self.resize, round(width * self.resize / short)),
-        )
+        return round(height * self.resize / short), round(width * self.resize / short)
 
     def crop_corner(self, height: int, width: int) -> tuple[int, int]:
         """(top, left) of the central crop in a resized frame of this size."""
@@ -141,7 +138,7 @@ def segment_indices(
     end_s = times_s[-1] + _median(np.diff(times_s))
     targets_s = times_s[0] + fractions * (end_s - times_s[0])
     shown: NDArray[np.int64] = np.searchsorted(times_s, targets_s, side="right") - 1
-    return shown.clip(0, count - 1)
+    return shown
 
 
 def window_indices(times_s: NDArray[np.float64], frames: int, windows: int) -> NDArray[np.int64]:

@@ -91,7 +91,7 @@ def misses_by_chance(clips: int, misses: int, rate: float) -> float:
     for count in range(misses):
         below += term
         term *= (clips - count) / (count + 1) * rate / (1 - rate)
-    return max(0.0, 1 - below)
+    return 1 - below
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,8 @@ def fit(
                     raise _not_finite(terms, step, role, epoch, index, batch, training, kept)
                 scaler.step(optimiser)  # unless a gradient overflows
                 scaler.update()
-                schedule.step()
+                rate = schedule.get_last_lr()[0]
+                schedule.step()  # the last time beyond its end, where it would rise again
                 for name, term in step.losses.items():
                     sums[name] += term.mean()
             seconds = time.perf_counter() - began
@@ -137,7 +138,7 @@ def fit(
                 "epoch": epoch + 1,
                 "loss": {name: float(total) / steps for name, total in sums.items()},
                 **scores,
-                "learning_rate": schedule.get_last_lr()[0],
+                "learning_rate": rate,
                 "seconds": round(seconds, 3),
                 "data_wait": round(batches.seconds / seconds, 4),
                 "clips_per_second": round(steps * section.batch_size / seconds, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cpd.errors import BusyError, CpdError
-from cpd.lock import LOCK_FILE, Cause, Lock, atomic, hold, stat_digest
+from cpd.lock import HOLDER_FILE, LOCK_FILE, Cause, Lock, alone_in, atomic, hold, stat_digest
 
 CAUSE = Cause({"distill.spectrum.weight": 10.0}, {"torch": "2.12"}, {"gpu": "none"}, {})
 
@@ -72,6 +73,28 @@ def test_outputs_that_are_altered_or_gone_are_named(finished):
     assert lock.staleness("distill", cause) == ["weights.bin is missing"]
 
 
+@pytest.mark.parametrize(
+    "alter", [lambda file: file.write_bytes(b"another"), lambda file: file.rename(file.parent / "1.avi")]
+)
+def test_a_file_of_a_folder_that_is_altered_or_renamed_is_seen(finished, alter):
+    lock, cause = finished
+    alter(lock.run_dir / "clips/one.avi")
+    assert lock.staleness("distill", cause) == ["clips changed since"]
+
+
+def test_an_input_that_was_copied_is_not_named_beside_what_changed(finished):
+    lock, cause = finished
+    copied = {"input.csv": replace(cause.files["input.csv"], stamp="another")}
+    assert lock.staleness("distill", replace(cause, versions={"torch": "3"}, files=copied)) == ["torch was 2.12, is 3"]
+
+
+def test_a_key_that_does_not_match_its_cause_is_named(finished):
+    lock, cause = finished
+    path = lock.run_dir / LOCK_FILE
+    path.write_text(path.read_text().replace(cause.key("distill"), "0" * 64))
+    assert Lock(lock.run_dir).staleness("distill", cause) == ["its key does not match"]
+
+
 def test_writing_the_same_content_again_changes_nothing(finished):
     lock, cause = finished
     for path in (lock.run_dir / "weights.bin", lock.run_dir / "clips/one.avi"):
@@ -80,13 +103,15 @@ def test_writing_the_same_content_again_changes_nothing(finished):
     assert lock.staleness("distill", cause) == []
 
 
-def test_a_known_stamp_spares_reading_the_file(finished):
+@pytest.mark.parametrize("name", ["weights.bin", "input.csv"])
+def test_a_known_stamp_spares_reading_the_file(finished, name):
     lock, _ = finished
-    path = lock.run_dir / "weights.bin"
-    times = path.stat()
-    path.write_bytes(b"abcd")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert lock.digest("weights.bin") == lock.entries["distill"].outputs["weights.bin"]
+    path = lock.run_dir / name
+    before, times = lock.digest(name), path.stat()
+    for content, same in (("#" * times.st_size, True), ("#" * (times.st_size + 1), False)):
+        path.write_text(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert (lock.digest(name) == before) == same
 
 
 def test_outputs_of_an_earlier_run_are_deleted_and_others_are_not(finished):
@@ -95,6 +120,9 @@ def test_outputs_of_an_earlier_run_are_deleted_and_others_are_not(finished):
     lock.finish("distill", cause, ["weights.bin"], "", 0.0)
     assert not (lock.run_dir / "clips").exists()
     assert (lock.run_dir / "notes.txt").exists()
+    (lock.run_dir / "weights.bin").unlink()
+    lock.finish("distill", cause, [], "gone already", 0.0)
+    assert Lock(lock.run_dir).entries["distill"].outputs == {}
 
 
 def test_a_stage_that_did_not_write_what_it_promised_is_not_entered(finished):
@@ -142,6 +170,8 @@ def test_the_key_depends_on_the_stage_and_every_part_of_the_cause(finished):
     assert len(keys) == 6
     same_content = replace(cause, files={"input.csv": replace(lock.digest("input.csv"), stamp="another")})
     assert same_content.key("a") == cause.key("a")
+    one, other = (replace(cause, config=dict(pairs)) for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
+    assert one.key("a") == other.key("a"), "whatever the order"
 
 
 def test_an_atomic_write_leaves_the_old_content_when_it_fails(tmp_path):
@@ -183,18 +213,29 @@ def test_a_folder_is_no_place_for_an_atomic_write(tmp_path, monkeypatch, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_only_drafts_that_nobody_writes_any_more_are_taken_away(tmp_path):
+@pytest.mark.parametrize("stem", ["student", "student[1]"])
+def test_only_drafts_that_nobody_writes_any_more_are_taken_away(tmp_path, stem):
     left, older, young, other = (
         tmp_path / name
-        for name in (".student.0a1b2c3d.draft.trt", ".student.draft.trt", ".student.5e6f.draft.trt", "student.trt.json")
+        for name in (f".{stem}.0a1b2c3d.draft.trt", f".{stem}.draft.trt", f".{stem}.5e6f.draft.trt", f"{stem}.trt.json")
     )
     for draft in (left, older, young, other):
         draft.write_text("half")
     for draft in (left, older, other):
         os.utime(draft, (1, 1))
-    with atomic(tmp_path / "student.trt") as draft:
+    with atomic(tmp_path / f"{stem}.trt") as draft:
         draft.write_text("whole")
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "student.trt", young, other])
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / f"{stem}.trt", young, other])
+
+
+def test_who_is_alone_in_a_folder_keeps_others_waiting(tmp_path):
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with alone_in(tmp_path), pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(handle)
 
 
 def test_many_files_have_one_digest_of_names_sizes_and_times(tmp_path):
@@ -224,8 +265,11 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
 def test_a_killed_process_lets_go_of_the_folder(tmp_path):
     code = f"import os, pathlib, cpd.lock\nwith cpd.lock.hold(pathlib.Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    told = tmp_path / HOLDER_FILE
+    assert told.read_text()
     with hold(tmp_path):
-        pass
+        assert told.read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
+    assert told.read_text() == ""
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from cpd.clip import ClipSpec
 from cpd.errors import EngineError
-from cpd.manifest import SEAL, EngineInfo, Manifest, _digest
+from cpd.manifest import METADATA_KEY, SEAL, EngineInfo, Manifest, _digest
 from cpd.onnx_file import graph_sha256, manifest_of, read_onnx_manifest
 
 ENGINE = EngineInfo(
@@ -62,6 +64,8 @@ def test_anything_else_is_no_manifest(text: str) -> None:
     ("changes", "message"),
     [
         ({"schema": 2}, "schema 2, this version reads 1"),
+        ({"schema": 0}, "schema 0, this version reads 1"),
+        ({"x" * 200: 1}, "unknown keys x{80}(?!x)"),
         ({"lables": []}, "unknown keys lables"),
         ({"labels": []}, "labels must be a list of names"),
         ({"labels": "wave"}, "labels must be a list of names"),
@@ -72,15 +76,18 @@ def test_anything_else_is_no_manifest(text: str) -> None:
         ({"role": "pupil"}, "role must be one of teacher, student"),
         ({"opset": -1}, "opset must be a count"),
         ({"opset": True}, "opset must be a count"),
+        ({"flops": 1.5}, "flops must be a count"),
         ({"model": 3}, "model must be text"),
         ({"accuracy": {"top1": "high"}}, "accuracy must hold numbers"),
         ({"accuracy": {"top1": 10**400}}, "accuracy must hold numbers from 0 to 1"),
         ({"accuracy": {"top1": True}}, "accuracy must hold numbers"),
         ({"latency_ms": {"p50": float("nan")}}, "latency_ms must hold numbers"),
         ({"latency_ms": {"p50": -1}}, "latency_ms must hold numbers from 0"),
+        ({"latency_ms": {"p50": 24 * 3600 * 1000 + 1}}, "latency_ms must hold numbers from 0 to 86400000"),
         ({"versions": {"torch": 2.13}}, "so must versions"),
         ({"checkpoint_sha256": "../student"}, "checkpoint_sha256 must be a SHA-256, got '../student'"),
         ({"data_sha256": "A" * 64}, "data_sha256 must be a SHA-256"),
+        ({"graph_sha256": "1" * 65}, "graph_sha256 must be a SHA-256"),
         ({"clip": {"frames": 1.5}}, "frames, resize and crop must be whole"),
         ({"clip": {"frames": float("inf")}}, "frames, resize and crop must be whole"),
         ({"clip": {"crop": [True, 8]}}, "frames, resize and crop must be whole"),
@@ -95,11 +102,18 @@ def test_anything_else_is_no_manifest(text: str) -> None:
         ({"engine": []}, "list"),
         ({"engine": json.loads(TEXT)["engine"] | {"target": ""}}, "engine.target must say where the engine runs"),
         ({"engine": {"flavor": "x"}}, "unknown keys flavor"),
+        ({"engine": json.loads(TEXT)["engine"] | {"version": 10}}, "engine must hold text"),
+        ({"engine": json.loads(TEXT)["engine"] | {"options": [8]}}, "its options a mapping"),
     ],
 )
 def test_impossible_values_are_named_even_under_a_right_seal(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
         Manifest.from_json(sealed(**changes), "it")
+
+
+def test_all_or_nothing_right_and_a_day_for_a_clip_are_possible() -> None:
+    read = Manifest.from_json(sealed(accuracy={"top1": 0, "top5": 1}, latency_ms={"p50": 24 * 3600 * 1000}), "it")
+    assert read.accuracy == {"top1": 0, "top5": 1}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,7 @@ def test_impossible_values_are_named_even_under_a_right_seal(changes: dict[str, 
         "/x.onnx",
         "x/y.onnx",
         "passwd",
+        "x.onnx.sh",
     ],
 )
 def test_an_engine_names_a_model_beside_it_and_nothing_elsewhere(name: str) -> None:
@@ -124,11 +139,17 @@ def test_an_engine_names_a_model_beside_it_and_nothing_elsewhere(name: str) -> N
         Manifest.from_json(sealed(engine=engine), "it")
 
 
-@pytest.mark.parametrize("digest", ["", "2" * 63, "/etc/passwd"])
-def test_an_engine_is_known_by_a_whole_digest(digest: str) -> None:
-    engine = json.loads(TEXT)["engine"] | {"engine_sha256": digest}
-    with pytest.raises(EngineError, match=r"engine\.engine_sha256 must be a SHA-256"):
+@pytest.mark.parametrize("name", ["engine_sha256", "onnx_sha256"])
+@pytest.mark.parametrize("digest", ["", "2" * 63, "2" * 65, "/etc/passwd"])
+def test_an_engine_and_its_model_are_known_by_a_whole_digest(name: str, digest: str) -> None:
+    engine = json.loads(TEXT)["engine"] | {name: digest}
+    with pytest.raises(EngineError, match=rf"engine\.{name} must be a SHA-256"):
         Manifest.from_json(sealed(engine=engine), "it")
+
+
+def test_brackets_without_end_are_no_manifest() -> None:
+    with pytest.raises(EngineError, match="it: its manifest cannot be used"):
+        Manifest.from_json("[" * 100_000, "it")
 
 
 def test_a_missing_value_is_named() -> None:
@@ -214,6 +235,39 @@ def test_a_precision_that_the_weights_do_not_have_is_refused(described: Path) ->
     proto.metadata_props[0].value = replace(said, precision="int8").to_json()
     with pytest.raises(EngineError, match="is of opset 18 in fp32, its manifest says opset 18 in int8"):
         manifest_of(proto.SerializeToString(), "it")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_precision_is_that_of_the_narrowest_weights(
+    write_model: Callable[..., Path], tmp_path: Path, precision: str
+) -> None:
+    path = write_model(tmp_path / "model.onnx", precision=precision)
+    assert read_onnx_manifest(path).precision == precision
+
+
+def test_other_metadata_operators_and_weights_of_more_bits_are_passed_over(
+    write_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    proto = onnx.load(write_model(tmp_path / "model.onnx", precision="int8"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float16), "wider"))
+    proto.opset_import[0].domain = "ai.onnx"
+    proto.opset_import.insert(0, helper.make_opsetid("com.microsoft", 1))
+    said = Manifest.from_json(proto.metadata_props.pop().value, "it")
+    manifest = replace(said, graph_sha256=graph_sha256(proto.SerializeToString()))
+    helper.set_model_props(proto, {"author": "someone", METADATA_KEY: manifest.to_json(), "": ""})
+    assert manifest_of(proto.SerializeToString(), "it") == manifest
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"\x79" + b"\xff" * 8, b"\x7d" + b"\xff" * 4, b"\x78" + b"\xff" * 9 + b"\x01"],
+    ids=["eight bytes", "four bytes", "ten bytes of a number"],
+)
+def test_a_field_of_any_kind_that_was_added_is_seen(described: Path, field: bytes) -> None:
+    with pytest.raises(EngineError, match="it: was changed since it was exported"):
+        manifest_of(described.read_bytes() + field, "it")
+    with pytest.raises(EngineError, match="it holds no graph"):
+        manifest_of(field, "it")
 
 
 def test_a_second_manifest_is_refused(described: Path) -> None:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from cpd import container, packets, video
@@ -115,6 +116,46 @@ def test_starting_at_keyframes_gives_the_pixels_of_decoding_it_all(write_video: 
     np.testing.assert_array_equal(video.read_frames(path, indices), whole)
     whole_spec = ClipSpec(frames=4, resize=(48, 64), crop=(48, 64))
     np.testing.assert_array_equal(video.read_clip(path, whole_spec), whole)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "bframes=3:keyint=4"}),
+        ("libx264", {"x264-params": "bframes=3:keyint=25"}),
+        # after a keyframe come frames that are shown before it
+        ("libx264", {"x264-params": "bframes=3:b-adapt=0:keyint=8:min-keyint=8:scenecut=0:open-gop=1"}),
+        ("mpeg2video", {"bf": "2", "g": "6"}),
+    ],
+    ids=["keyframes", "a keyframe", "open groups", "open groups of MPEG-2"],
+)
+@pytest.mark.parametrize("wanted", [[0], [29], [2, 3, 11, 27], [14, 15, 16], [27, 5, 5], list(range(30))])
+def test_packets_alone_lead_to_every_frame(
+    write_video: WriteVideo, codec: str, options: dict[str, str], wanted: list[int]
+) -> None:
+    """``read_clip`` would find those that they do not lead to by decoding it all."""
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
+    path = write_video(noise, codec, "clip.mp4" if codec == "libx264" else "clip.ts", options=options)
+    with open_file(path) as (container, stream):
+        index = packets.PacketIndex.of(container, stream)
+        assert index is not None
+        assert index.packets is not None
+        found = packets.decode_at(stream, index, index.packets, np.array(wanted), lambda frame: frame.to_ndarray())
+    assert found is not None
+    whole = np.stack([frame.to_ndarray() for frame in av.open(str(path)).decode(video=0)])
+    np.testing.assert_array_equal(found, whole[wanted])
+
+
+def test_packets_are_held_up_to_a_size(write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(ramp(26), "mjpeg")
+    with av.open(str(path)) as source:
+        size_bytes = sum(packet.size for packet in source.demux(video=0))
+    for held_bytes, held in ((size_bytes, True), (size_bytes - 1, False)):
+        monkeypatch.setattr(packets, "HELD_BYTES", held_bytes)
+        with open_file(path) as (source, stream):
+            index = packets.PacketIndex.of(source, stream)
+        assert index is not None
+        assert (index.packets is not None) == held
 
 
 def test_a_scaler_follows_frames_that_change_size_and_format() -> None:
@@ -437,14 +478,22 @@ def test_a_title_in_another_encoding_is_no_damage(write_video: WriteVideo, tmp_p
     np.testing.assert_array_equal(video.read_clip(titled, SPEC), video.read_clip(plain, SPEC))
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cover", [False, True])
+def test_sound_alone_is_no_video_even_with_a_cover_picture(tmp_path: Path, cover: bool) -> None:
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
         stream = container.add_stream("aac", rate=48000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), dtype=np.float32), format="fltp", layout="mono")
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        if cover:
+            container.mux(picture.encode(av.VideoFrame(32, 32, "yuvj420p")))
+            container.mux(picture.encode(None))
     with pytest.raises(VideoError, match="has no video stream"):
         video.read_clip(path, SPEC)
 
@@ -480,7 +529,7 @@ def test_images_may_be_called_otherwise(write_video: WriteVideo, tmp_path: Path,
     folder.mkdir()
     with av.open(str(joined)) as container:
         for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
-            (folder / (name % number)).write_bytes(bytes(packet))
+            (folder / (name % (number + 8))).write_bytes(bytes(packet))
     (folder / "._00000.jpg").touch()  # as macOS leaves them
     np.testing.assert_array_equal(video.read_frames(folder, np.arange(11)), video.read_frames(joined, np.arange(11)))
     (folder / "flow_x_00001.jpg").touch()

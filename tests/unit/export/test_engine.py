@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from cpd.errors import EngineError, ExportError
 from cpd.lock import content_sha256
 from cpd.manifest import SEAL, Manifest, _digest, engine_manifest_path
-from cpd_export.engine import build_engine
+from cpd_export import engine_file
+from cpd_export.engine import BuiltEngine, build_engine
 from cpd_export.engine_file import make_engine, rebuild
-from cpd_export.flavours import CURRENT, FLAVOURS, BuildOptions
+from cpd_export.flavours import CURRENT, FLAVOURS, BuildOptions, Flavour
 from cpd_export.gpu import first_gpu
 
 RTX = FLAVOURS["tensorrt_rtx"]
@@ -44,6 +47,38 @@ def test_an_engine_and_its_manifest_are_written_together(colour_model: Path) -> 
     assert (info.engine_sha256, info.onnx_sha256) == (content_sha256(path), content_sha256(colour_model))
     assert info.options["max_batch"] == 4
     assert manifest.labels == ("red", "green", "blue")
+
+
+def test_while_an_engine_is_replaced_it_has_no_manifest_and_nobody_else_replaces_it(
+    colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, safe, seen = colour_model.with_suffix(".trt"), os.fsync, []
+    make_engine(colour_model, path, OPTIONS)
+
+    def written(draft: int) -> None:
+        safe(draft)
+        folder = os.open(path.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        seen.append(engine_manifest_path(path).exists())
+
+    monkeypatch.setattr(os, "fsync", written)
+    make_engine(colour_model, path, BuildOptions(max_batch=2))
+    assert seen == [False, False], "each draft was safe on disk before it took its place"
+
+
+def test_timings_of_one_build_are_given_to_the_next(colour_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bytes] = []
+
+    def built(data: bytes, options: BuildOptions, flavour: Flavour, cache: bytes) -> tuple[BuiltEngine, bytes]:
+        given.append(cache)
+        return BuiltEngine(b"plan", flavour.module, "1", "here"), b"timings" if len(given) < 3 else b""
+
+    monkeypatch.setattr(engine_file, "build_engine", built)
+    for _ in range(4):
+        make_engine(colour_model, colour_model.with_suffix(".trt"), OPTIONS)
+    assert given == [b"", b"timings", b"timings", b"timings"]
 
 
 def test_an_engine_does_not_claim_what_was_measured_of_its_onnx_file(
@@ -148,6 +183,7 @@ def test_an_engine_is_built_again_with_the_options_it_had(colour_model: Path) ->
     path = colour_model.with_suffix(".trt")
     first = make_engine(colour_model, path, BuildOptions(max_batch=3, compute_capabilities=("8.9",)))
     path.write_bytes(b"of another machine")
+    rewrite_engine(path, {"an option of later": 1})
     again = rebuild(path)
     assert again.options["max_batch"] == 3
     assert again.target != first.target, "it was built again because the GPU is another"
@@ -176,13 +212,13 @@ def test_another_model_beside_the_engine_is_not_built_silently(
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("manifest", [None, "", "{}", "\0"])
+@pytest.mark.parametrize("manifest", [None, b"", b"{}", b"\0", b"\xff"])
 def test_an_engine_without_a_manifest_is_built_from_the_model_of_its_name(
-    colour_model: Path, manifest: str | None
+    colour_model: Path, manifest: bytes | None
 ) -> None:
     path = colour_model.with_suffix(".trt")
     if manifest is not None:
-        engine_manifest_path(path).write_text(manifest)
+        engine_manifest_path(path).write_bytes(manifest)
     info = rebuild(path)
     assert (info.onnx, info.options["max_batch"]) == ("colours.onnx", BuildOptions().max_batch)
 

@@ -20,6 +20,7 @@ from cpd_export.proofs import (
     BATCH,
     Outputs,
     Proof,
+    accuracy,
     at_least,
     at_most,
     failures,
@@ -55,12 +56,13 @@ def test_no_number_passes_nothing() -> None:
 
 def test_parity_sees_every_way_to_differ() -> None:
     logits = one_hot(LABELS)
-    for field, named in (("logits", "onnxruntime"), ("single", "one by one"), ("reversed", "reverse")):
+    for field, named in (("logits", ""), ("single", ", clips one by one"), ("reversed", ", frames in reverse")):
         other = {name: getattr(outputs(logits), name).copy() for name in ("logits", "single", "reversed")}
         other[field][3, 0] += 1e-3
         failed = [proof.name for proof in parity(outputs(logits), Outputs(**other)) if proof.status == "fail"]
-        assert failed, field
-        assert all(named in name or "torch" in name for name in failed)
+        assert failed == [f"torch = onnxruntime{named}"]
+    other = outputs(one_hot(np.append(1 - LABELS[:1], LABELS[1:])))
+    assert "same top-1 as torch" in [proof.name for proof in parity(outputs(logits), other) if proof.status == "fail"]
     assert all(proof.status == "pass" for proof in parity(outputs(logits), outputs(logits)))
 
 
@@ -75,6 +77,25 @@ def test_torch_takes_frames_in_reverse_of_clips_of_any_length(write_video: Calla
     assert (answers.reversed > answers.logits + 50).all() == (frames > 1)
 
 
+def test_clips_are_shown_in_batches_and_some_from_all_of_them_alone_and_backwards(
+    write_video: Callable[..., Path],
+) -> None:
+    def seen(clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.array([[len(clips), clip.mean() > 100] for clip in clips], np.float32)
+
+    dark, bright = (write_video(np.full((3, 32, 32, 3), grey, np.uint8), name=f"{grey}.avi") for grey in (40, 200))
+    clips = [Clip(path, "left", "test", "mjpeg", 32, 32, 0, 8, np.arange(3.0)) for path in [dark] * 10 + [bright] * 10]
+    answers = predict_all({"seen": seen}, clips, ClipSpec(frames=3, resize=32, crop=(32, 32)))["seen"]
+    assert answers.logits.tolist() == [[16, 0]] * 10 + [[16, 1]] * 6 + [[4, 1]] * 4
+    assert answers.single.tolist() == [[1, 0]] * 8 + [[1, 1]] * 8
+    assert answers.reversed.tolist() == [[16, 0]] * 8 + [[16, 1]] * 8
+
+
+def test_accuracy_counts_the_first_and_the_first_five() -> None:
+    logits = np.tile(np.arange(6, 0, -1, dtype=np.float32), (4, 1))
+    assert accuracy(logits, np.array([0, 4, 5, 5])) == {"top1": 0.25, "top5": 0.5}
+
+
 def test_paired_difference_is_bonett_and_prices() -> None:
     one, other = np.zeros(100, bool), np.zeros(100, bool)
     one[:12], other[8:20] = True, True  # 8 ways each: four are shared
@@ -83,12 +104,21 @@ def test_paired_difference_is_bonett_and_prices() -> None:
     half = 1.959963984540054 * math.sqrt(2 * p / 102)
     assert value == 0
     assert (low, high) == pytest.approx((-half, half))
+    value, ends = paired_difference(one, np.zeros(100, bool))
+    centre = 12 / 102
+    half = 1.959963984540054 * math.sqrt((14 / 102 - centre**2) / 102)
+    assert (value, ends) == (0.12, pytest.approx((centre - half, centre + half)))
+    single = np.array([True])
+    assert paired_difference(single, ~single) == (1, (pytest.approx(-0.734, abs=1e-3), 1))
+    assert paired_difference(~single, single) == (-1, (-1, pytest.approx(0.734, abs=1e-3)))
     value, (low, high) = paired_difference(one, one)
     assert value == 0
     assert low < 0 < high, "no difference seen is no proof of none"
 
 
-@pytest.mark.parametrize(("wrong", "status"), [(0, "pass"), (2, "pass"), (5, "inconclusive"), (60, "fail")])
+@pytest.mark.parametrize(
+    ("wrong", "status"), [(0, "pass"), (2, "pass"), (3, "inconclusive"), (8, "inconclusive"), (9, "fail"), (60, "fail")]
+)
 def test_int8_is_held_to_its_accuracy(wrong: int, status: str) -> None:
     worse = LABELS.copy()
     worse[:wrong] = 1 - worse[:wrong]
@@ -104,6 +134,10 @@ def test_fp16_is_held_to_its_agreement_and_to_being_numbers() -> None:
     worse[:40] = 1 - worse[:40]
     proofs = faithfulness(outputs(one_hot(LABELS)), outputs(one_hot(worse)), LABELS, "fp16")
     assert [proof.status for proof in proofs][1] == "fail"
+    many = np.tile(LABELS, 20)
+    worse = np.append(1 - many[:40], many[40:])  # of 4000: a hundredth
+    proofs = faithfulness(outputs(one_hot(many)), outputs(one_hot(worse)), many, "fp16")
+    assert [proof.status for proof in proofs][1] == "fail"
     overflown = one_hot(LABELS)
     overflown[0, 0] = np.nan
     told = failures(faithfulness(outputs(one_hot(LABELS)), outputs(overflown), LABELS, "fp16"))
@@ -115,6 +149,13 @@ def test_too_few_clips_decide_nothing() -> None:
     holds[0] = False
     assert share_at_least("a", holds, 0.995).status == "inconclusive"
     assert share_at_least("a", np.repeat(holds, 100), 0.995).status == "fail"
+    assert failures([share_at_least("a", holds, 0.995)]) == ""
+
+
+@pytest.mark.parametrize(("misses", "status"), [(1, "pass"), (3, "inconclusive"), (4, "fail")])
+def test_a_share_fails_where_one_in_forty_would_miss_so_often_by_chance(misses: int, status: str) -> None:
+    holds = np.arange(200) >= misses  # for which chance has 8 and 2 percent
+    assert share_at_least("a", holds, 0.995).status == status
 
 
 def test_misses_by_chance_are_the_binomial_tail() -> None:

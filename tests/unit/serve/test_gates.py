@@ -26,6 +26,8 @@ def test_an_exact_value_is_compared(value: float | None, status: str) -> None:
         (0.96, (0.70, 0.99), FEW_CLIPS - 1, "inconclusive"),
         (0.96, (0.70, 0.99), FEW_CLIPS, "pass"),
         (1.0, (0.96, 1.0), FEW_CLIPS - 1, "pass"),  # few clips, and clear all the same
+        (0.97, (0.95, 1.0), FEW_CLIPS - 1, "pass"),
+        (0.90, (0.70, 0.95), FEW_CLIPS - 1, "inconclusive"),
         (0.10, (0.02, 0.40), 10, "fail"),
     ],
 )
@@ -35,6 +37,7 @@ def test_an_accuracy_is_decided_on_its_split(
     gate = split_gate(value, interval, clips, "top1_min", 0.95)
     assert (gate.status, gate.value, gate.interval, gate.limit) == (status, value, interval, 0.95)
     assert str(clips) in gate.reason
+    assert ("otherwise" in gate.reason) == (clips >= FEW_CLIPS and interval[0] < 0.95 <= interval[1])
 
 
 def test_an_accuracy_that_is_none_is_inconclusive() -> None:
@@ -52,6 +55,8 @@ def test_an_accuracy_that_is_none_is_inconclusive() -> None:
         ((1.5, 1.9), False, "pass"),
         ((2.0, 2.4), True, "pass"),
         ((1.5, 2.0), False, "pass"),
+        ((1.5, 2.0), True, "inconclusive"),
+        ((2.0, 2.4), False, "inconclusive"),
     ],
 )
 def test_a_latency_is_decided_by_its_interval(interval: tuple[float, float], at_least: bool, status: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpd.clip import ClipSpec
 from cpd.errors import EngineError, VideoError
 from cpd.video import probe
+from cpd_serve import labelling
 from cpd_serve.batch import label_videos
 from cpd_serve.labelling import (
     MAX_PARTS,
@@ -18,6 +20,7 @@ from cpd_serve.labelling import (
     look_at,
     probabilities,
     top_labels,
+    try_label_video,
 )
 from cpd_serve.runner import open_runner
 
@@ -32,8 +35,8 @@ def coloured(*colours: tuple[int, int, int], count: int = 12) -> np.ndarray:
 
 
 def test_probabilities_are_softmax_even_of_large_logits() -> None:
-    shares = probabilities(np.array([[1000.0, 1000.0 - np.log(3), -1000.0]], np.float32))
-    np.testing.assert_allclose(shares, [[0.75, 0.25, 0.0]], atol=1e-4)
+    shares = probabilities(np.array([[1000.0, 1000.0 - np.log(3), -1000.0], [0, 0, -1000], [3e38] * 3], np.float32))
+    np.testing.assert_allclose(shares, [[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3], atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -46,6 +49,8 @@ def test_labels_come_most_probable_first() -> None:
     shares = np.array([0.2, 0.5, 0.2, 0.1])
     assert top_labels(shares, ("a", "b", "c", "d"), 3) == [("b", 0.5), ("a", 0.2), ("c", 0.2)]
     assert len(top_labels(shares, ("a", "b", "c", "d"), 9)) == 4
+    many = tuple(map(str, range(60)))
+    assert [label for label, _ in top_labels(np.tile([0.01, 0.02], 30), many, 60)] == [*many[1::2], *many[::2]]
 
 
 def test_a_video_gets_its_label_and_its_times(write_video: WriteVideo, colour_model: Path) -> None:
@@ -57,6 +62,43 @@ def test_a_video_gets_its_label_and_its_times(write_video: WriteVideo, colour_mo
     assert tuple(answer.spent_ms) == PARTS
     assert all(spent_ms > 0 for spent_ms in answer.spent_ms.values())
     assert answer.total_ms == pytest.approx(answer.decode_ms + answer.spent_ms["infer"] + answer.spent_ms["post"])
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_what_is_printed_of_an_answer_holds_what_there_is(
+    write_video: WriteVideo, colour_model: Path, tmp_path: Path, explain: bool
+) -> None:
+    path = write_video(coloured((60, 10, 240)))
+    always = {"video", "engine", "runtime", "provider", "predictions", "latency_ms"}
+    more = {"explain_ms"} if explain else set()
+    with open_runner(colour_model) as runner:
+        good, bad = (try_label_video(runner, video).to_dict(runner, explain) for video in (path, tmp_path / "none.mp4"))
+    assert good.keys() == always | more
+    assert bad.keys() == always | more | {"error"}
+    assert bad["latency_ms"] == {"decode": 0, "infer": 0, "total": 0}
+
+
+@pytest.mark.parametrize(("part_s", "reader"), [(None, "read_windows"), (1.0, "read_parts")])
+def test_the_decoder_that_was_asked_for_decodes(
+    part_s: float | None, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, reader, lambda *given: given[-1:] * 2)
+    question = Question(part_s=part_s, decoder="nvdec")
+    assert "nvdec" in look_at(Path("clip.mp4"), ClipSpec(), question).clips
+
+
+def test_of_videos_shown_together_each_has_its_clips_and_its_share_of_the_time(
+    write_video: WriteVideo, colour_model: Path
+) -> None:
+    with open_runner(colour_model) as runner:
+        seen = [
+            look_at(write_video(coloured(colour), name=f"{views}.avi"), runner.manifest.clip, Question(views=views))
+            for views, colour in ((1, (240, 0, 0)), (3, (0, 240, 0)), (2, (0, 0, 240)))
+        ]
+        answers = list(label_together(runner, seen, Question(top_k=1)))
+    assert [answer.predictions[0][0] for answer in answers] == ["red", "green", "blue"]
+    infer_ms = [answer.spent_ms["infer"] for answer in answers]
+    assert infer_ms == pytest.approx([infer_ms[0], 3 * infer_ms[0], 2 * infer_ms[0]])
 
 
 def test_views_are_averaged(write_video: WriteVideo, tmp_path: Path, write_model: WriteModel) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -50,9 +52,26 @@ def test_a_slower_runner_is_measured_slower() -> None:
     assert three.p50_ms > one.p50_ms
 
 
-def test_warm_up_goes_on_while_calls_become_faster() -> None:
-    remaining_s = iter(np.linspace(0.004, 0.001, 4 * WARM_UP_WINDOW_RUNS).tolist() + [0.001] * 10_000)
-    assert len(warm_up(lambda: time.sleep(next(remaining_s)))) > 4 * WARM_UP_WINDOW_RUNS
+@pytest.mark.parametrize(("faster_fraction", "windows"), [(0.0, 2), (0.002, 2), (0.01, 7)])
+def test_warm_up_goes_on_while_calls_become_faster(
+    faster_fraction: float, windows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two percent a window; here each of five windows of calls by a part of the call before it."""
+    calls_s = [1e-3 * (1 - faster_fraction) ** min(call, 5 * WARM_UP_WINDOW_RUNS) for call in range(1000)]
+    clock = chain.from_iterable((1e-3 * call, 1e-3 * call, 1e-3 * call + took) for call, took in enumerate(calls_s))
+    monkeypatch.setattr(time, "perf_counter", partial(next, chain([0.0], clock)))
+    made: list[None] = []
+    np.testing.assert_allclose(warm_up(lambda: made.append(None)), calls_s[: len(made)], atol=1e-9)
+    assert len(made) == windows * WARM_UP_WINDOW_RUNS
+
+
+def test_each_runner_is_warm_and_each_turn_begins_with_a_call_that_does_not_count() -> None:
+    calls: list[str] = []
+    measure({"a": lambda: calls.append("a")}, runs=3 * BLOCK_RUNS)
+    assert len(calls) >= 2 * WARM_UP_WINDOW_RUNS + 3 * (1 + BLOCK_RUNS)
+    calls.clear()
+    time_and_waiting(lambda: calls.append("a"), 3)
+    assert len(calls) == 1 + 3
 
 
 def test_the_collector_rests_while_timing_and_works_again_after() -> None:
@@ -60,6 +79,12 @@ def test_the_collector_rests_while_timing_and_works_again_after() -> None:
     measure({"a": lambda: states.append(gc.isenabled())}, runs=4)
     assert states[-4:] == [False] * 4
     assert gc.isenabled()
+    gc.disable()
+    try:
+        measure({"a": lambda: None}, runs=4)
+        assert not gc.isenabled(), "who keeps it off keeps it off"
+    finally:
+        gc.enable()
 
 
 def test_nothing_to_measure_is_refused() -> None:

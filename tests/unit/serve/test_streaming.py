@@ -52,6 +52,21 @@ def test_an_answer_is_due_when_the_window_is_full_and_every_stride_after() -> No
     assert due[28] == [14, 18, 22, 26]
 
 
+@pytest.mark.parametrize(("last_s", "due"), [(1.96, False), (1.98, True)])
+def test_a_window_that_is_full_but_for_half_of_the_least_interval_is_full(last_s: float, due: bool) -> None:
+    window = SlidingWindow(SPEC, window_s=2.0, stride_s=0.5)  # keeps a frame each 1/16 s at most
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    assert not window.push(TimedFrame(0.0, pixels))
+    assert window.push(TimedFrame(last_s, pixels)) == due
+
+
+def test_answers_that_a_gap_left_out_are_not_made_up_for() -> None:
+    window = SlidingWindow(SPEC, window_s=2.0, stride_s=0.5)
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    due = [window.push(TimedFrame(time_s, pixels)) for time_s in (0, 1, 2, 3.9, 4.0, 4.1, 4.2, 4.3)]
+    assert due == [False, False, True, True, True, False, False, False]
+
+
 def test_frames_faster_than_needed_are_thinned_and_memory_stays_flat() -> None:
     window = SlidingWindow(SPEC, window_s=2.0, stride_s=0.5)
     kept_at_most = MAX_FRAMES_A_SEGMENT * SPEC.frames + 1
@@ -168,6 +183,7 @@ def test_changes_of_the_label_are_told(
     assert changes[0].time_s == pytest.approx(1.0, abs=0.05)
     assert 2.4 < changes[1].time_s < 4.5
     assert (changes[1].time_s < 3.1) == sooner
+    assert (changes[1].probability > 0.9) == sooner, "what is told is smoothed"
     assert (sources[str(path)].frames, sources[str(path)].dropped) == (150, 0)
     assert labeller.busy_s > 0
 
@@ -192,6 +208,12 @@ def test_a_streaming_model_sees_each_frame_once_and_remembers(stream_model: Path
             assert value == expected
         assert view.push(TimedFrame(100.0, np.full((32, 32, 3), 10, np.uint8)))
         assert answerer.answer([view]).tolist() == [[5.0, 5.0, 5.0]]  # after a gap it starts anew
+        assert view.push(TimedFrame(50.0, np.full((32, 32, 3), 20, np.uint8)))
+        assert answerer.answer([view]).tolist() == [[10.0, 10.0, 10.0]]  # and where the clock steps back
+        rounded = [view.push(TimedFrame(50.0 + time_s, frames[0].pixels)) for time_s in (0.44, 0.46, 0.99, 1.49, 2.0)]
+        assert rounded == [False, True, True, True, True]
+        late = [view.push(TimedFrame(time_s, frames[0].pixels)) for time_s in (52.6, 53.0, 54.7, 54.8, 54.9)]
+        assert late == [True, True, True, True, False], "one late frame delays no other, and none is made up for"
 
 
 def test_a_streaming_model_labels_clips_too(stream_model: Path) -> None:

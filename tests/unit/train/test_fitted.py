@@ -137,6 +137,17 @@ def test_a_stage_of_another_family_says_on_its_own_grid_what_the_teachers_does()
     assert alike > 0.5
 
 
+@torch.no_grad()
+def test_a_block_alone_says_what_the_last_of_its_teachers_stage_does():
+    teacher, student, first = model(blocks=2), model(seed=3), []
+    teacher.backbone.blocks[0][1].branch[-1][1].weight.mul_(6)  # so it says something else than the first
+    START["fitted"](student, teacher, lambda: clips(32, seed=1))
+    teacher.backbone.blocks[0][0].register_forward_hook(lambda *given: first.append(given[-1]))
+    last, ours = (one.eval().with_features(clips(16, seed=2)).stages[0].flatten() for one in (teacher, student))
+    of_first, of_last = (torch.corrcoef(torch.stack([ours, its.flatten()]))[0, 1] for its in (first[0], last))
+    assert of_last > of_first + 0.05
+
+
 def test_fitted_twice_it_is_the_same_network():
     teacher = model(width=16, blocks=2)
     one, other = (begun("fitted", model(seed=seed), teacher).state_dict() for seed in (3, 4))
@@ -155,6 +166,22 @@ def test_batch_norms_know_what_the_fitted_layers_say():
         norm.momentum = 1.0
     student(clips(48, seed=1))
     torch.testing.assert_close(student.eval()(clips(48, seed=1)), before, rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_of_another_family_all_batch_norms_know_what_they_see():
+    student, some = build_model(ModelSpec("tsm-mobilenetv2"), 3, CLIP), clips(8, seed=1)
+    START["fitted"](student, model(), lambda: some)
+    seen = {}
+    for norm in (module for module in student.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.register_forward_pre_hook(lambda norm, given: seen.update({norm: given[0]}))
+    student.eval()(some)
+    assert len(seen) > 50
+    for norm, values in seen.items():
+        spread = values.var((0, 2, 3), correction=0)
+        torch.testing.assert_close(norm.running_mean, values.mean((0, 2, 3)), rtol=0.01, atol=0.01)
+        torch.testing.assert_close(norm.running_var.maximum(spread), norm.running_var, rtol=0.01, atol=0.01)
+        assert (norm.running_var < 1.1 * spread + 0.05).all()
 
 
 @torch.no_grad()

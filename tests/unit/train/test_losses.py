@@ -191,6 +191,39 @@ class TestSpectrumDistillation:
         small = [spectrum.pool_to(large[0], (2, 3))]
         assert spectrum.spectrum_distillation(large, small).abs().max() < 1e-12
 
+    def test_where_grids_cross_both_are_compared_on_what_is_smaller_each_way(self, rng):
+        ours, theirs = stages(rng, sizes=((4, 3),)), stages(rng, sizes=((2, 6),))
+        pooled = ([x.unflatten(2, (2, -1)).mean(3) for x in ours], [x.unflatten(3, (3, -1)).mean(4) for x in theirs])
+        wanted = spectrum.spectrum_distillation(*pooled)
+        torch.testing.assert_close(spectrum.spectrum_distillation(ours, theirs), wanted)
+        torch.testing.assert_close(spectrum.spectrum_distillation(theirs, ours), wanted)
+
+    @pytest.mark.parametrize("size", [(2, 2), (2, 5), (4, 2), (3, 5)])
+    def test_no_pixel_is_left_out_of_a_smaller_grid(self, rng, size):
+        (maps,) = stages(rng, sizes=((4, 5),))
+        wanted = torch.nn.functional.adaptive_avg_pool2d(maps, size)
+        torch.testing.assert_close(spectrum.pool_to(maps, size), wanted)
+
+    def test_a_bin_below_a_hundredth_of_its_clip_stays_shorter_in_proportion(self):
+        frames = torch.arange(8, dtype=torch.float64)[None, :, None, None]
+
+        def length(share):
+            """Of bin 2, where it has this share of the length of a clip that hardly moves."""
+            signal = 1 + share * math.sqrt(2) * torch.cos(2 * math.pi * 2 * frames / 8)
+            return float(spectrum.spectral_shape(signal, scale="bin")[0, 2]) * math.sqrt(5)
+
+        assert [length(share) for share in (0.02, 0.01, 0.005)] == pytest.approx([1, 1, 0.5], rel=1e-3)
+
+    def test_bin_weights_are_factors_on_the_spectra_of_whole_clips(self, rng):
+        (ours,), (theirs,) = (stages(rng, frames=7, sizes=((4, 6),)) for _ in range(2))
+        weights, units = np.array([0.5, 0, 2, 3]), []
+        for x in (ours.numpy(), theirs.numpy()):
+            amplitude = np.abs(np.fft.rfft(x, axis=1)) * np.array([1, *[math.sqrt(2)] * 3])[:, None, None]
+            flat = (amplitude * weights[:, None, None]).reshape(3, -1)
+            units.append(flat / np.linalg.norm(flat, axis=1, keepdims=True))
+        actual = spectrum.spectrum_distillation([ours], [theirs], bin_weights=torch.from_numpy(weights))
+        np.testing.assert_allclose(actual.numpy(), ((units[0] - units[1]) ** 2).sum(1), atol=1e-5)
+
     def test_bin_weights_choose_what_counts(self, rng):
         ours = stages(rng, sizes=((2, 2),))
         theirs = [ours[0] + 5]
@@ -270,6 +303,24 @@ class TestParameterDistribution:
             parameters.coefficient_quantiles(torch.from_numpy(coefficients)).numpy(), expected, atol=1e-6
         )
 
+    def test_quantiles_are_apart_by_the_square_of_a_shift(self, rng):
+        quantiles = torch.from_numpy(rng.normal(size=(32, 9)))
+        assert parameters.quantile_distance(quantiles + 0.5, quantiles).item() == pytest.approx(0.25)
+
+    @pytest.mark.parametrize("form", ["energy", "quantiles"])
+    def test_stages_count_alike_and_those_that_either_model_lacks_are_passed_over(self, rng, form):
+        first, second, third, fourth = ([torch.from_numpy(rng.normal(size=(6, 4, 3, 3)))] for _ in range(4))
+        both = parameters.parameter_distillation([first, second, [], third], [third, fourth, first, []], form)
+        describe, distance = parameters.PARAMETER_FORMS[form]
+        pairs = [[describe(parameters.kernel_coefficients(side)) for side in pair]
+                 for pair in ((first, third), (second, fourth))]  # fmt: skip
+        torch.testing.assert_close(both, (distance(*pairs[0]) + distance(*pairs[1])) / 2)
+
+    def test_refuses_another_number_of_stages(self):
+        stage = [torch.rand(2, 2, 3, 3)]
+        with pytest.raises(TrainingError, match="the student has 1 stages and the teacher 2"):
+            parameters.parameter_distillation([stage], [stage, stage], "energy")
+
     @pytest.mark.parametrize("form", ["energy", "quantiles"])
     def test_depends_on_neither_scale_nor_order_of_filters(self, rng, form):
         kernels = torch.from_numpy(rng.normal(size=(6, 4, 3, 3)))
@@ -331,7 +382,7 @@ class TestCollaboration:
 
     def test_drawn_terms_are_fair_in_the_mean(self):
         generator = torch.Generator().manual_seed(0)
-        draws = torch.stack([collaboration.drawn_term(torch.tensor([0.5, 0.3, 0.2]), generator) for _ in range(20000)])
+        draws = torch.stack([collaboration.drawn_term(torch.tensor([5.0, 3.0, 2.0]), generator) for _ in range(20000)])
         assert ((draws > 0).sum(1) == 1).all()
         torch.testing.assert_close(draws.mean(0), torch.ones(3), atol=0.1, rtol=0)
 
@@ -346,13 +397,14 @@ class TestRivals:
             expected += ((units[0] - units[1]) ** 2).sum(1)
         np.testing.assert_allclose(rivals.attention_transfer(ours, theirs).numpy(), expected, rtol=1e-6)
 
-    def test_dist_equals_numpy_and_does_not_see_scale(self, rng):
+    @pytest.mark.parametrize("temperature", [1, 4])
+    def test_dist_equals_numpy(self, rng, temperature):
         ours, theirs = rng.normal(size=(2, 6, 4))
-        soft = [scipy.special.softmax(x, axis=1) for x in (ours, theirs)]
+        soft = [scipy.special.softmax(x / temperature, axis=1) for x in (ours, theirs)]
         rows = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(*soft, strict=True)]
         columns = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(soft[0].T, soft[1].T, strict=True)]
-        actual = rivals.dist(torch.from_numpy(ours), torch.from_numpy(theirs), 1.0).numpy()
-        np.testing.assert_allclose(actual, np.array(rows) + np.mean(columns), rtol=1e-6)
+        actual = rivals.dist(torch.from_numpy(ours), torch.from_numpy(theirs), temperature).numpy()
+        np.testing.assert_allclose(actual, (np.array(rows) + np.mean(columns)) * temperature**2, rtol=1e-6)
 
     def test_relational_equals_numpy(self, rng):
         embeddings = rng.normal(size=(5, 3)), rng.normal(size=(5, 7))
@@ -368,6 +420,10 @@ class TestRivals:
     @pytest.mark.parametrize("logits", [torch.zeros(3, 5), torch.eye(3) * 1e4, torch.randn(1, 5)])
     def test_dist_of_the_same_predictions_is_zero_even_where_they_do_not_vary(self, logits):
         assert rivals.dist(logits, logits, temperature=4).abs().max() < 1e-4
+
+    def test_dist_of_a_student_that_tells_nothing_apart_is_that_of_no_correlation(self, rng):
+        teacher = torch.from_numpy(rng.normal(size=(3, 5)))
+        torch.testing.assert_close(rivals.dist(0 * teacher, teacher, 4), torch.full((3,), 2.0 * 4**2).double())
 
     @pytest.mark.parametrize("loss", [rivals.attention_transfer, rivals.fitnet, rivals.spatial_spectrum])
     def test_other_stages_clips_and_frames_are_refused(self, loss):
@@ -435,9 +491,9 @@ class TestRivals:
         torch.testing.assert_close(rivals.attention_transfer(ours, theirs), spectra)
 
     def test_fitnet_is_the_mean_squared_error(self, rng):
-        ours, theirs = torch.from_numpy(rng.normal(size=(2, 3, 4, 5, 2, 2)))
-        expected = ((ours - theirs) ** 2).reshape(3, -1).mean(1)
-        torch.testing.assert_close(rivals.fitnet([ours], [theirs]), expected)
+        sides = [[torch.from_numpy(rng.normal(size=(3, 4, 5, size, size))) for size in (4, 2)] for _ in range(2)]
+        expected = sum(((ours - theirs) ** 2).reshape(3, -1).mean(1) for ours, theirs in zip(*sides, strict=True)) / 2
+        torch.testing.assert_close(rivals.fitnet(*sides), expected)
 
 
 def of_maps(loss):

@@ -6,9 +6,10 @@ import torch
 
 from cpd.clip import ClipSpec
 from cpd.errors import TrainingError
+from cpd_train import start
 from cpd_train.losses.parameters import energy_shares, kernel_coefficients, with_energy_shares
 from cpd_train.models import ModelSpec, build_model, evenly_chosen
-from cpd_train.start import START, begin, told
+from cpd_train.start import START, begin, told, without_counterpart
 from cpd_train.terms import spatial_kernels
 
 CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
@@ -83,6 +84,26 @@ def test_networks_of_two_families_are_refused():
     with pytest.raises(TrainingError, match=r"no counterpart in the teacher, a tsm-tiny") as caught:
         START["teacher"](model("tsm-mobilenetv2"), model(), no_frames)
     assert caught.value.remedy == "set distill.parameters.start: fitted"
+
+
+def test_energy_needs_kernels_of_one_size_in_both_and_passes_over_stages_without(monkeypatch):
+    ours, theirs = ([[torch.randn(4, 2, size, size)], [torch.randn(4, 2, 3, 3)]] for size in (3, 5))
+    monkeypatch.setattr(start, "spatial_kernels", lambda stages: stages)
+    with pytest.raises(TrainingError, match="kernels of 3 and 5 have no common frequencies"):
+        START["energy"](ours, theirs, no_frames)
+    before = [stage[0].clone() for stage in ours]
+    START["energy"](ours, [[], theirs[1]], no_frames)
+    assert [torch.equal(stage[0], kernel) for stage, kernel in zip(ours, before, strict=True)] == [True, False]
+
+
+def test_fitted_one_of_its_teachers_architecture_is_the_teacher_whatever_its_dropout():
+    student = build_model(ModelSpec("tsm-tiny", 8, 1, dropout=0.9), 3, CLIP)
+    START["fitted"](student, model(seed=1), no_frames)
+    assert torch.equal(student.eval()(some_frames(2)), model(seed=1).eval()(some_frames(2)))
+
+
+def test_kernels_of_another_size_are_no_counterpart():
+    assert without_counterpart(model(width=8), build_model(ModelSpec("tsm-resnet18"), 3, CLIP)) == "conv1.weight"
 
 
 def test_students_wider_than_their_teacher_are_refused():

@@ -62,7 +62,7 @@ def with_energy_shares(kernels: Sequence[Tensor], shares: Tensor) -> list[Tensor
         kernels: of one stage, as for ``kernel_coefficients``.
         shares: (k * k,), sum 1.
     """
-    size, kernels = kernels[0].shape[-1], [as_float(kernel) for kernel in kernels]
+    size = kernels[0].shape[-1]
     transform = dct_matrix(size).to(kernels[0])
     gains = (shares / energy_shares(kernel_coefficients(kernels))).sqrt().reshape(size, size)
     return [transform.T @ (gains * (transform @ kernel @ transform.T)) @ transform for kernel in kernels]

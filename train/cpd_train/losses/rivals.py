@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cpd_train.losses.inputs import EPSILON, as_float, check_alike, least
+from cpd_train.losses.inputs import as_float, check_alike, least
 from cpd_train.losses.spectrum import stage_pairs, unit_distance
 
 
@@ -130,4 +130,4 @@ def _distances(embeddings: Tensor) -> Tensor:
     squared = (embeddings[:, None] - embeddings[None]).square().sum(2)
     distances = (squared + 1e-12).sqrt()
     count = len(embeddings) * max(1, len(embeddings) - 1)
-    return distances / (distances.sum() / count).clamp_min(EPSILON)
+    return distances / (distances.sum() / count)

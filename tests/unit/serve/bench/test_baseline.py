@@ -16,6 +16,7 @@ from cpd_serve.bench.baseline import (
     REFERENCE,
     SAME_MACHINE_MARGIN,
     Baseline,
+    in_100ns,
     margin_between,
     read_baseline,
     reference_for,
@@ -69,6 +70,11 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path, baseline: Basel
     np.testing.assert_allclose(again.rounds[2].waited_s, baseline.rounds[2].waited_s, atol=1e-7)
 
 
+def test_tenths_of_a_microsecond_are_kept_and_shorter_waiting_is_not_taken_for_none() -> None:
+    assert in_100ns(np.arange(20_000) / 1e7) == list(range(20_000))
+    assert in_100ns(np.array([[0.0, 1e-9]])) == [[0, 1]]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -78,6 +84,9 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path, baseline: Basel
         lambda text: json.dumps({**json.loads(text), "rounds": []}),
         lambda text: json.dumps({**json.loads(text), "rounds": [{**ROUND, "reference_100ns": [[1, 2]]}]}),
         lambda text: json.dumps({**json.loads(text), "rounds": [{**ROUND, "waited_100ns": [[[0]]]}]}),
+        lambda text: json.dumps(
+            {**json.loads(text), "rounds": [{**ROUND, "engine_100ns": [1], "reference_100ns": [1]}]}
+        ),
         lambda text: json.dumps({**json.loads(text), "surprise": 1}),
         lambda text: "[]",
         lambda text: "{}",
@@ -93,13 +102,26 @@ def test_a_file_that_is_not_a_baseline_is_refused(
         read_baseline(path)
 
 
-def test_the_same_machine_is_recognised(engine: Engine, opened: Opened, baseline: Baseline) -> None:
-    assert margin_between(engine, opened, baseline, normalise=False) == SAME_MACHINE_MARGIN
+def test_the_same_machine_is_recognised(tmp_path: Path, engine: Engine, opened: Opened, baseline: Baseline) -> None:
+    write_baseline(tmp_path / "baseline.json", baseline)
+    again = read_baseline(tmp_path / "baseline.json")
+    assert margin_between(engine, opened, again, normalise=False) == SAME_MACHINE_MARGIN
 
 
-def test_another_machine_is_refused_unless_normalised(engine: Engine, opened: Opened, baseline: Baseline) -> None:
-    elsewhere = replace(baseline, machine={**baseline.machine, "cpu": "Cortex-A76"})
-    with pytest.raises(EngineMismatchError, match="Cortex-A76"):
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ({"cpu": "Cortex-A76"}, "cpu Cortex-A76, here "),
+        ({"tensorrt": "9.9"}, "tensorrt 9.9, here "),
+        ({"numpy": None}, "numpy None, here "),
+    ],
+)
+def test_another_machine_is_refused_unless_normalised(
+    engine: Engine, opened: Opened, baseline: Baseline, recorded: dict[str, str | None], said: str
+) -> None:
+    known = {key: value for key, value in {**baseline.machine, **recorded}.items() if value is not None}
+    elsewhere = replace(baseline, machine=known)
+    with pytest.raises(EngineMismatchError, match=said):
         margin_between(engine, opened, elsewhere, normalise=False)
     assert margin_between(engine, opened, elsewhere, normalise=True) == OTHER_MACHINE_MARGIN
 
@@ -121,6 +143,6 @@ def test_another_task_or_way_of_measuring_is_always_refused(
 def test_the_reference_workload_can_be_run_and_runs_where_the_engine_does() -> None:
     with open_runner(REFERENCE, threads=1) as runner:
         assert runner.predict(np.zeros((1, *runner.manifest.clip.shape), np.uint8)).shape[0] == 1
-    cpu = reference_for(Engine(Path("student.onnx"), "cpu", threads=2, batch=8))
-    assert (cpu.path, cpu.provider, cpu.threads, cpu.batch) == (REFERENCE, "cpu", 2, 1)
+    assert reference_for(Engine(Path("student.onnx"), "cpu", threads=2, batch=8)) == Engine(REFERENCE, "cpu", 2)
+    assert reference_for(Engine(Path("student.onnx"), video=Path("clip.avi"))) == Engine(REFERENCE)
     assert reference_for(Engine(Path("student.trt"))).provider == "cuda"

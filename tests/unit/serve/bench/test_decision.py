@@ -40,12 +40,29 @@ def test_true_slowdowns_are_told_apart() -> None:
     assert ever(0.0, spread=0.01, repeats=300, rounds=100)["pass"] >= 0.99
 
 
+@pytest.mark.parametrize(("excess", "spread", "rounds"), [(0.001, 0.001, 30), (0.03, 0.03, 30), (0.5, 1.0, 100)])
+def test_small_and_large_changes_are_found_among_noise_of_their_size(excess: float, spread: float, rounds: int) -> None:
+    random = np.random.default_rng(0)
+    needed = [rounds_to(random.normal(excess, spread, 400), ERROR_RATE) or 400 for _ in range(100)]
+    assert np.median(needed) <= rounds
+
+
+def test_limit_and_change_are_fractions_of_the_baseline_and_no_logarithms() -> None:
+    decision = decide(np.full(40, math.log(2.3)), limit_fraction=1.0, error_rate=ERROR_RATE)
+    assert decision.status == "fail"
+    assert decision.change_fraction == pytest.approx(1.3)
+    assert decision.interval == pytest.approx((1.3, 1.3), abs=0.02)
+
+
 def test_no_verdict_before_the_fewest_rounds_and_one_right_after() -> None:
     needed = rounds_needed(ERROR_RATE)
     slow = np.full(needed, 10.0)
     assert decide(slow[:-1], LIMIT_FRACTION, ERROR_RATE).status == "inconclusive"
     assert decide(slow, LIMIT_FRACTION, ERROR_RATE).status == "fail"
     assert rounds_to(np.append(slow, -10.0), ERROR_RATE) == needed
+    assert rounds_to(np.append(slow, slow), ERROR_RATE) == needed
+    assert math.isinf(interval(slow[:-1], ERROR_RATE)[0])
+    assert math.isfinite(interval(slow, ERROR_RATE)[0])
     assert rounds_to(-slow, ERROR_RATE) is None
     assert decide(np.empty(0), LIMIT_FRACTION, ERROR_RATE).change_fraction is None
 
@@ -56,13 +73,19 @@ def test_one_wild_round_decides_nothing() -> None:
     decision = decide(quiet, LIMIT_FRACTION, ERROR_RATE)
     assert decision.status == "pass"
     assert decision.change_fraction == pytest.approx(0, abs=0.01)
+    assert decision.interval[0] == pytest.approx(0, abs=0.02)
 
 
 def test_interval_holds_the_truth_and_agrees_with_the_verdict() -> None:
     random = np.random.default_rng(1)
     held = 0
     for _ in range(100):
-        low, high = interval(random.normal(math.log1p(0.02), 0.01, 40), ERROR_RATE)
+        y = random.normal(math.log1p(0.02), 0.01, 40)
+        low, high = interval(y, ERROR_RATE)
+        assert reached(y - (low - 1e-5), ERROR_RATE)
+        assert not reached(y - (low + 1e-5), ERROR_RATE)
+        assert reached(high + 1e-5 - y, ERROR_RATE)
+        assert not reached(high - 1e-5 - y, ERROR_RATE)
         held += low <= math.log1p(0.02) <= high
         assert 0.001 < high - low < 0.05
     assert held >= 95

@@ -6,17 +6,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cpd.errors import CpdError
-from cpd_serve.bench import guards
+from cpd_serve.bench import guards, worker
 from cpd_serve.bench.counters import Counters, energy_j, thread_waiting
 from cpd_serve.bench.guards import ClockCheck, disturbance
-from cpd_serve.bench.worker import Engine, Timed, time_round, works_alone
+from cpd_serve.bench.worker import MAX_OPENED_RUNS, Engine, Timed, time_round, works_alone
+from cpd_serve.latency import BLOCK_RUNS
 from cpd_serve.runner import Runner, open_runner
 
 
@@ -29,22 +32,29 @@ def timed(
     return Timed(new_s, np.full((16, 4), 1e-3), np.repeat(probes, 8), 0.2, waiting_s, None)
 
 
+def turned(round_: Timed) -> Timed:
+    """The same with new and baseline exchanged."""
+    return replace(round_, new_s=round_.baseline_s, baseline_s=round_.new_s)
+
+
 CALM = Counters(cpu_ticks=1000, steal_ticks=10, throttled=0)
 
 
 def test_a_calm_round_counts_however_slow_an_engine_is() -> None:
-    after = Counters(cpu_ticks=1040, steal_ticks=11, throttled=0)
+    after = Counters(cpu_ticks=1040, steal_ticks=13, throttled=0)
     assert disturbance(CALM, after, timed()) == ""
     assert disturbance(CALM, after, timed(new_ms=50)) == ""
+    assert disturbance(CALM, after, timed(waiting_s=0.1)) == "", "it waited, and no call took longer for it"
 
 
 @pytest.mark.parametrize(
     ("after", "round_", "word"),
     [
-        (Counters(1040, 16, 0), timed(), "steal time"),
+        (Counters(1040, 15, 0), timed(), "steal time"),
         (Counters(1040, 10, 1), timed(), "throttling"),
         (Counters(1040, 10, 0), timed(probes=(1e-4, 1.2e-4)), "clock change"),
         (Counters(1040, 10, 0), timed(slow_calls=30, waiting_s=0.1), "busy neighbour"),
+        (Counters(1040, 10, 0), turned(timed(slow_calls=30, waiting_s=0.1)), "busy neighbour"),
     ],
 )
 def test_each_disturbance_is_named(after: Counters, round_: Timed, word: str) -> None:
@@ -73,6 +83,8 @@ def test_energy_is_the_sum_of_the_packages_or_unknown(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "energy_uj").write_text(f"{microjoules}\n")
     assert energy_j("CPUExecutionProvider", tmp_path) == pytest.approx(2.0)
+    (tmp_path / "sys/class/powercap/intel-rapl:1/energy_uj").unlink()
+    assert energy_j("CPUExecutionProvider", tmp_path) is None, "the sum of some is not that of all"
 
 
 @pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="the kernel does not count waiting")
@@ -106,6 +118,35 @@ def test_a_round_has_two_halves_to_compare_however_long_its_turns(colour_model: 
     engine = Engine(colour_model, "cpu")
     timed = time_round(engine, engine, 8, turn_s=0.05, seed=0)
     assert len(timed.probes_s) >= 2
+    assert timed.new_s.shape[1] > BLOCK_RUNS
+
+
+def test_a_round_has_as_many_calls_as_its_percentile_needs(colour_model: Path) -> None:
+    engine = Engine(colour_model, "cpu")
+    needed = MAX_OPENED_RUNS + 100
+    assert time_round(engine, engine, needed, turn_s=0.0, seed=0).new_s.size >= needed
+
+
+def test_a_round_draws_who_is_first_and_counts_what_each_call_used(
+    colour_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, baseline = Engine(colour_model, "cpu"), Engine(colour_model, "cpu", batch=2)
+    calls: list[int] = []
+    monkeypatch.setattr(worker, "_call_of", lambda _, engine: lambda: calls.append(engine.batch))
+    monkeypatch.setattr(worker, "energy_j", lambda _: float(sum(calls)))
+    monkeypatch.setattr(worker, "warm_up", lambda _: np.array([1e-2]))
+
+    def timed(run: Callable[[], object], runs: int, _: object) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(runs + 1):
+            run()
+        return np.full(runs, 3e-3), np.full(runs, 1e-3)
+
+    monkeypatch.setattr(worker, "time_and_waiting", timed)
+    round_ = time_round(new, baseline, 64, turn_s=0.0, seed=0)
+    assert round_.energy_j == (1.0, 2.0), "one joule for each clip"
+    assert (round_.new_s == 2e-3).all(), "waiting is left out"
+    firsts = calls[:: 2 * (BLOCK_RUNS + 1)]
+    assert set(firsts) == {1, 2}
 
 
 def test_each_engine_is_asked_for_the_energy_of_where_it_runs(
@@ -155,8 +196,14 @@ def test_losing_the_core_between_two_readings_is_no_drift(monkeypatch: pytest.Mo
     clock.verify()
 
 
-def test_a_clock_that_can_jump_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    jumping = time.get_clock_info("time")  # the wall clock, which is set by hand and by NTP
-    monkeypatch.setattr(time, "get_clock_info", lambda _: jumping)
-    with pytest.raises(CpdError, match="can jump"):
+@pytest.mark.parametrize(
+    "clock",
+    [
+        time.get_clock_info("time"),  # the wall clock, which is set by hand and by NTP
+        SimpleNamespace(implementation="ticks", adjustable=False, monotonic=True, resolution=1 / 64),
+    ],
+)
+def test_a_clock_that_can_jump_or_is_coarse_is_refused(clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "get_clock_info", lambda _: clock)
+    with pytest.raises(CpdError, match="can jump or is too coarse"):
         ClockCheck()

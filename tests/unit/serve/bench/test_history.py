@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,12 @@ def test_the_table_names_the_commits_to_bisect(tmp_path: Path) -> None:
     assert step.endswith(f"git bisect start {4:040x}"[: len("git bisect start ") + 10] + f" {3:040x}"[:11])
 
 
+def test_a_step_is_from_the_level_before_it_to_the_one_after(tmp_path: Path) -> None:
+    levels = np.repeat([0.0, math.log(1.1), math.log(1.65), math.log(1.32)], 5) + np.tile([0, 1e-5, 0, -1e-5, 0], 4)
+    steps = [line for line in as_text([run(*one) for one in enumerate(levels)]).splitlines() if "bisect" in line]
+    assert [line.split()[1] for line in steps] == ["+10.0%", "+50.0%", "-20.0%"]
+
+
 def test_runs_against_different_baselines_or_measured_differently_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     for index in range(6):
@@ -61,7 +68,17 @@ def test_runs_against_different_baselines_or_measured_differently_are_not_mixed(
     assert "bisect" not in as_text(read(path))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"time": "x"}', "5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"time": "x"}',
+        "5",
+        json.dumps(asdict(run(1, 0.0)) | {"schema": 2}),
+        json.dumps(asdict(run(1, math.nan))),
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "runs.jsonl"
     append(path, run(0, 0.0))

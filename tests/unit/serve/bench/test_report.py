@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from cpd_serve.bench.check import Check, Facts, Gate, Judged, Plan
 from cpd_serve.bench.decision import Decision
-from cpd_serve.bench.report import PLOT_COLUMNS, as_dict, as_junit, as_markdown, as_text, plot, write_report
+from cpd_serve.bench.report import (
+    PLOT_COLUMNS,
+    as_dict,
+    as_junit,
+    as_markdown,
+    as_text,
+    between,
+    compared,
+    method,
+    plot,
+    write_report,
+)
 from cpd_serve.bench.rounds import Rounds
+from cpd_serve.bench.worker import Timed
 from cpd_serve.latency import LatencySummary
 
 FACTS = Facts("new.onnx", "onnxruntime", "CPUExecutionProvider", 26_000, LatencySummary(1.0, 1.2, 2.0, 640), 950.0,
@@ -79,6 +94,33 @@ def test_text_and_markdown_say_the_verdict_the_change_and_the_reason() -> None:
         assert "+3.0% to +7.0%" in text
         assert "a busy neighbour" in text
     assert "gpu" not in as_markdown(check, {"cpu": "x", "gpu": None}).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [((0.03, 0.07), "+3.0% to +7.0%"), ((None, 0.07), "any to +7.0%"), ((None, None), "no interval yet")],
+)
+def test_an_end_without_a_bound_is_said_so(ends: tuple[float | None, float | None], words: str) -> None:
+    assert between(Judged(LATENCY, Decision("inconclusive", 0.05, ends, 9), "")) == words
+    assert between(Judged(SIZE, Decision("pass", 0.05, (0.05, 0.05), 1), "")) == "exact"
+
+
+def test_the_method_names_what_makes_it_less_sure() -> None:
+    plain = outcome(PASSED)
+    assert method(plain) == "0 rounds in 3.2 s; wrong with probability at most 0.01 either way"
+    calls_s = np.full((2, 4), 1e-3)
+    measured = Rounds([Timed(calls_s, calls_s, np.empty(0), 1.0, 0.25, None)], Counter({"steal time": 3}))
+    told = method(replace(plain, measured=measured, margin=math.log(1.02)))
+    assert told == (
+        "1 rounds in 3.2 s, 3 more repeated, waiting for a core 25% of the time; "
+        "wrong with probability at most 0.01 either way; ±2% for the sitting or machine"
+    )
+
+
+def test_large_numbers_are_written_out() -> None:
+    rows = {what: (new, old) for what, new, old in compared(replace(FACTS, size_bytes=1_234_567), FACTS)}
+    assert rows["size"] == ("1,235 kB", "26 kB")
+    assert "energy of a call" not in rows
 
 
 def test_reports_are_written_whole_or_to_stdout(tmp_path, capsys) -> None:
