@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from cpd.clip import ClipSpec
-from cpd_train.answers import Memory, Teacher, half
+from cpd_train.answers import Memory, Teacher
 from cpd_train.loader import Batch
 from cpd_train.losses.spectrum import attention_maps, pool_to
 from cpd_train.models import ModelSpec, build_model
+from cpd_train.terms import half
 
 CLIP = ClipSpec(frames=4, resize=(40, 40), crop=(32, 32))
 GRIDS = [(16, 8), (64, 2), (4, 4), (1, 1)]
