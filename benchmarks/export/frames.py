@@ -7,9 +7,9 @@ Undamaged 8-bit files that both can read; others are passed over.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 
@@ -19,7 +19,12 @@ from cpd.video import probe, read_clip
 from cpd_export.inputs import in_torch, read_checkpoints
 from cpd_train.loader import ClipLoader
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+
+@click.command()
+@click.argument("run_dir", type=FOLDER)
+@click.argument("folder", type=FOLDER)
 def main(run_dir: Path, folder: Path) -> None:
     """Prints a line for each file on which a model's two classes differ, then a line for each model."""
     checkpoints = read_checkpoints(run_dir)
@@ -51,4 +56,4 @@ def main(run_dir: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -6,15 +6,18 @@ python benchmarks/export/run.py runs/motion
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+import click
 
 from cpd_export.engine_file import make_engine
 from cpd_export.flavours import BuildOptions
 
 
+@click.command()
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(run_dir: Path) -> None:
     """Prints a table of export.json, then builds every ONNX file's engine twice; the second may use a timing cache."""
     summary = json.loads((run_dir / "export/export.json").read_text())
@@ -46,4 +49,4 @@ def build_times(onnx: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
