@@ -109,7 +109,7 @@ def fit_to_teacher(student: VideoClassifier, teacher: VideoClassifier, frames: T
 
 
 def clips_to_fit(training: ClipLoader, augment: Augment, seed: int, views: int) -> Tensor:
-    """(clips, frames, height, width, 3) uint8: the first that a training will see, unmixed; arguments as for ``fit``."""
+    """(clips, frames, height, width, 3) uint8: the first a training will see, unmixed; arguments as for ``fit``."""
     clips = max(1, min(CLIPS, PIXELS // (math.prod(training.spec.shape) // 3)))
     batches = islice(training.train(augment, seed, 0, views), -(-clips // training.batch_size))
     return torch.cat([batch.frames for batch in batches])[:clips]
