@@ -19,7 +19,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for folder in benchmarks/*/; do (cd $$folder && MYPYPATH=. MYPY_CACHE_DIR=$(CURDIR)/.mypy_cache $(abspath $(BIN))/mypy *.py) || exit 1; done
+	for folder in benchmarks/*/; do \
+	    (cd $$folder && MYPYPATH=. MYPY_CACHE_DIR=$(CURDIR)/.mypy_cache $(abspath $(BIN))/mypy *.py) || exit 1; \
+	done
 	$(BIN)/lint-imports
 
 # The quick benchmarks, on the models of a finished `make run`; each says in its file how to run it longer.

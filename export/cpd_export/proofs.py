@@ -20,7 +20,7 @@ from cpd.video import read_clip
 BATCH = 16
 LOGIT_LIMIT = 1e-4
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
-"""Of a logit, relative: what two orders of the same float32 sums are seen to differ by."""
+"""Of a logit, relative: what two orders of the same float32 sums may differ by."""
 AGREEMENT_MIN = {"fp16": 0.995}
 """Fraction of test clips on which a reduced precision must name fp32's class; int8 is held to its accuracy instead."""
 TOP1_LOST_MAX = 0.01

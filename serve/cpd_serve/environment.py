@@ -10,7 +10,6 @@ from typing import Any
 
 from cpd.threads import usable_cpus
 from cpd.versions import installed
-from cpd_serve.bench.counters import read
 
 PACKAGES = (
     "cpd", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "nvidia-dali-cuda130",
@@ -50,3 +49,11 @@ def gpu_and_driver() -> tuple[str | None, str | None]:
         return None, None
     name, _, driver = answer.stdout.partition("\n")[0].partition(", ")
     return (name, driver) if name else (None, None)
+
+
+def read(path: Path) -> str:
+    """A file's text; empty where it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

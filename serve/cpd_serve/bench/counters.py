@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpd_serve.environment import read
+
 SYSTEM = Path("/")
 """Where /proc and /sys are."""
 
@@ -73,11 +75,3 @@ def _gpu_energy_j() -> float | None:
         and nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) == 0
     )
     return millijoules.value / 1e3 if readable else None
-
-
-def read(path: Path) -> str:
-    """A file's text; empty where it cannot be read."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

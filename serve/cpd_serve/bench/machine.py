@@ -7,9 +7,8 @@ from pathlib import Path
 
 from cpd.threads import usable_cpus
 from cpd.versions import installed
-from cpd_serve.bench.counters import read
 from cpd_serve.bench.worker import Engine, Opened
-from cpd_serve.environment import cpu_name, gpu_and_driver
+from cpd_serve.environment import cpu_name, gpu_and_driver, read
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_lean_cu13", "tensorrt_rtx_cu13", "numpy")
 
